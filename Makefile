@@ -1,0 +1,69 @@
+# Everything here works from a fresh clone: what is missing is installed, cached and reused.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PY := .cache/venv/bin/python
+DEVCLUSTER := PYTHONPATH=tools $(PY) -m devcluster
+# Extra arguments for pytest: make test ARGS='-k expiry'
+ARGS ?=
+# A cluster of your own instead of the local one: make demo KUBE_CONTEXT=name
+KUBE_CONTEXT ?=
+
+.PHONY: help
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## make .cache/venv with the pinned Python packages
+	@tools/setup.sh
+
+.PHONY: tools
+tools: setup ## build or find the real parts: Kubernetes, etcd, Dolt, containerd, Terraform provider
+	@$(DEVCLUSTER) build
+
+.PHONY: demo
+demo: setup ## watch the product do its main job on real parts (KUBE_CONTEXT=… uses a cluster of yours)
+	@$(PY) tools/demo $(if $(KUBE_CONTEXT),--context $(KUBE_CONTEXT))
+
+.PHONY: up
+up: setup ## leave a local cluster with Dolt and a running operator behind; prints how to use it
+	@PYTHONPATH=tools $(PY) tools/up
+
+.PHONY: down
+down: setup ## remove every trace of what `make up` left
+	@$(DEVCLUSTER) down --all
+
+.PHONY: test
+test: setup tools ## run all tests on real parts (ARGS='-k word' for some)
+	@$(PY) -m pytest $(ARGS)
+
+.PHONY: test-unit
+test-unit: setup ## run the tests that need nothing but Python
+	@$(PY) -m pytest tests/unit $(ARGS)
+
+.PHONY: lint
+lint: setup ## check style, formatting, layers and types
+	@.cache/venv/bin/ruff check .
+	@.cache/venv/bin/ruff format --check .
+	@.cache/venv/bin/lint-imports --no-logo 2>/dev/null || .cache/venv/bin/lint-imports
+	@.cache/venv/bin/mypy
+
+.PHONY: fmt
+fmt: setup ## format the code
+	@.cache/venv/bin/ruff check --fix-only -q .
+	@.cache/venv/bin/ruff format .
+
+.PHONY: docs
+docs: setup ## regenerate the reference pages from the code
+	@$(PY) tools/docs/generate.py
+
+.PHONY: bench
+bench: setup tools ## measure speed beside peers; writes docs/performance.md's figures
+	@$(PY) -m tests.bench $(ARGS)
+
+.PHONY: clean
+clean: ## remove the clone's caches (the shared tool cache stays)
+	@test ! -x $(PY) || $(DEVCLUSTER) down --all
+	@rm -rf .cache

@@ -1,0 +1,1 @@
+"""The presence operator: keeps the board true and its history in Dolt."""

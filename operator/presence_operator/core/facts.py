@@ -1,0 +1,294 @@
+"""What the board knows of each object: small frozen records parsed from the API's bodies.
+
+Every time is in seconds since the epoch by the API server's clock. Facts compare by value, so "has anything changed?"
+is one comparison.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from presence.model import kinds
+from presence.model.deadlines import last_sign_of_life
+from presence.model.durations import DurationError, clamp, parse_duration
+from presence.model.times import parse_time
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    Body = Mapping[str, Any]
+
+#: Identifies an object on all boards: (namespace, name).
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The shortest and longest ttl this operator grants, in seconds."""
+
+    lowest: float = kinds.MIN_TTL
+    highest: float = kinds.MAX_TTL
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A Kubernetes condition without its times of no interest; `since` is lastTransitionTime."""
+
+    type: str
+    status: str
+    reason: str
+    message: str = ""
+    since: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Another live claim on the same resource, as `status.conflictsWith` shows it."""
+
+    name: str
+    session: str
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimStatus:
+    """What the operator has written of a claim. The empty phase means that it has written nothing yet."""
+
+    phase: str = ""
+    granted_at: float | None = None
+    expires_at: float | None = None
+    ended_at: float | None = None
+    conflicts_with: tuple[Peer, ...] = ()
+    conditions: tuple[Condition, ...] = ()
+    observed_generation: int = 0
+
+    def condition(self, kind: str) -> Condition | None:
+        """The condition of this type, if it has been written."""
+        return next((item for item in self.conditions if item.type == kind), None)
+
+    @property
+    def ended(self) -> bool:
+        """True for a phase that is final."""
+        return self.phase in kinds.ENDED_PHASES
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One PresenceClaim."""
+
+    namespace: str
+    name: str
+    uid: str
+    resource_version: str
+    generation: int
+    created: float
+    alive: float
+    """Creation or own latest heartbeat."""
+    ttl: float
+    """Effective ttl in seconds, within the bounds."""
+    ttl_fault: str
+    """Why the annotation could not be followed to the letter; empty when it was."""
+    lapsed: float | None
+    """The deadline that the holder admits to have missed, if it does."""
+    resource: str
+    session: str
+    purpose: str
+    user: str
+    host: str
+    agent: str
+    url: str
+    released: bool
+    deleting: bool
+    status: ClaimStatus
+
+    @property
+    def key(self) -> Key:
+        """(namespace, name)."""
+        return (self.namespace, self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStatus:
+    """What the operator has written of a session."""
+
+    phase: str = ""
+    started_at: float | None = None
+    expires_at: float | None = None
+    ended_at: float | None = None
+    active_claims: int = 0
+    conditions: tuple[Condition, ...] = ()
+    observed_generation: int = 0
+
+    @property
+    def ended(self) -> bool:
+        """True for a phase that is final."""
+        return self.phase in kinds.ENDED_SESSION_PHASES
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One AgentSession."""
+
+    namespace: str
+    name: str
+    uid: str
+    resource_version: str
+    generation: int
+    created: float
+    alive: float
+    ttl: float
+    ttl_fault: str
+    session_id: str
+    kind: str
+    user: str
+    host: str
+    agent: str
+    model: str
+    project: str
+    url: str
+    heartbeat_seconds: float
+    state: str
+    deleting: bool
+    status: SessionStatus
+
+    @property
+    def key(self) -> Key:
+        """(namespace, name)."""
+        return (self.namespace, self.name)
+
+
+def parse_claim(body: Body, bounds: Bounds) -> Claim:
+    """The facts of a PresenceClaim as the API server returned it.
+
+    Raises:
+        KeyError, ValueError, TypeError: the body is no PresenceClaim that the schema admits.
+    """
+    metadata, spec = body["metadata"], body["spec"]
+    holder = spec.get("holder") or {}
+    annotations = metadata.get("annotations") or {}
+    ttl, fault = _ttl(annotations.get(kinds.TTL_ANNOTATION), bounds)
+    return Claim(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        uid=metadata["uid"],
+        resource_version=metadata["resourceVersion"],
+        generation=metadata.get("generation", 0),
+        created=parse_time(metadata["creationTimestamp"]),
+        alive=last_sign_of_life(body),
+        ttl=ttl,
+        ttl_fault=fault,
+        lapsed=_lapsed(annotations.get(kinds.LAPSED_ANNOTATION), metadata["creationTimestamp"]),
+        resource=spec["resource"],
+        session=spec["session"],
+        purpose=spec["purpose"],
+        user=holder.get("user", ""),
+        host=holder.get("host", ""),
+        agent=holder.get("agent", kinds.DEFAULT_AGENT),
+        url=holder.get("url", ""),
+        released=bool(spec.get("released")),
+        deleting="deletionTimestamp" in metadata,
+        status=_claim_status(body.get("status") or {}),
+    )
+
+
+def parse_session(body: Body, bounds: Bounds) -> Session:
+    """The facts of an AgentSession as the API server returned it.
+
+    Raises:
+        KeyError, ValueError, TypeError: the body is no AgentSession that the schema admits.
+    """
+    metadata, spec = body["metadata"], body["spec"]
+    ttl, fault = _ttl((metadata.get("annotations") or {}).get(kinds.TTL_ANNOTATION), bounds)
+    return Session(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        uid=metadata["uid"],
+        resource_version=metadata["resourceVersion"],
+        generation=metadata.get("generation", 0),
+        created=parse_time(metadata["creationTimestamp"]),
+        alive=last_sign_of_life(body),
+        ttl=ttl,
+        ttl_fault=fault,
+        session_id=spec["sessionId"],
+        kind=spec.get("kind", kinds.AGENT),
+        user=spec.get("user", ""),
+        host=spec.get("host", ""),
+        agent=spec.get("agent", ""),
+        model=spec.get("model", ""),
+        project=spec.get("project", ""),
+        url=spec.get("url", ""),
+        heartbeat_seconds=float(spec.get("heartbeatSeconds") or kinds.DEFAULT_HEARTBEAT_SECONDS),
+        state=spec.get("state", kinds.RUNNING),
+        deleting="deletionTimestamp" in metadata,
+        status=_session_status(body.get("status") or {}),
+    )
+
+
+def _ttl(text: str | None, bounds: Bounds) -> tuple[float, str]:
+    if text is None:
+        return clamp(kinds.DEFAULT_TTL, bounds.lowest, bounds.highest), ""
+    try:
+        wanted = parse_duration(text)
+    except DurationError as error:
+        return clamp(kinds.DEFAULT_TTL, bounds.lowest, bounds.highest), f"annotation {kinds.TTL_ANNOTATION}: {error}"
+    granted = clamp(wanted, bounds.lowest, bounds.highest)
+    if granted != wanted:
+        return granted, (
+            f"annotation {kinds.TTL_ANNOTATION}: {wanted:.0f}s is outside of the allowed "
+            f"{bounds.lowest:.0f}s to {bounds.highest:.0f}s"
+        )
+    return granted, ""
+
+
+def _lapsed(text: str | None, created: str) -> float | None:
+    if text is None:
+        return None
+    try:
+        return parse_time(text)
+    except ValueError:
+        # The holder gave the claim up; at which second it ended is all that is unknown.
+        return parse_time(created)
+
+
+def _time(text: str | None) -> float | None:
+    return parse_time(text) if text else None
+
+
+def _conditions(items: Any) -> tuple[Condition, ...]:
+    return tuple(
+        Condition(
+            type=item["type"],
+            status=item["status"],
+            reason=item.get("reason", ""),
+            message=item.get("message", ""),
+            since=parse_time(item["lastTransitionTime"]) if item.get("lastTransitionTime") else 0.0,
+        )
+        for item in items or ()
+    )
+
+
+def _claim_status(status: Body) -> ClaimStatus:
+    return ClaimStatus(
+        phase=status.get("phase", ""),
+        granted_at=_time(status.get("grantedAt")),
+        expires_at=_time(status.get("expiresAt")),
+        ended_at=_time(status.get("endedAt")),
+        conflicts_with=tuple(
+            Peer(item["name"], item["session"], parse_time(item["since"])) for item in status.get("conflictsWith") or ()
+        ),
+        conditions=_conditions(status.get("conditions")),
+        observed_generation=status.get("observedGeneration", 0),
+    )
+
+
+def _session_status(status: Body) -> SessionStatus:
+    return SessionStatus(
+        phase=status.get("phase", ""),
+        started_at=_time(status.get("startedAt")),
+        expires_at=_time(status.get("expiresAt")),
+        ended_at=_time(status.get("endedAt")),
+        active_claims=status.get("activeClaims", 0),
+        conditions=_conditions(status.get("conditions")),
+        observed_generation=status.get("observedGeneration", 0),
+    )

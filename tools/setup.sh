@@ -1,0 +1,49 @@
+#!/bin/sh
+# Makes .cache/venv: the project and its test tools, at the pinned versions. Quick when nothing has changed.
+# PYTHON names another interpreter (3.11 or newer).
+set -eu
+cd "$(dirname "$0")/.."
+venv=.cache/venv
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; elif command -v sudo >/dev/null; then sudo "$@"; else
+        echo "setup: run as root, or install sudo, or install by hand: $*" >&2; exit 1
+    fi
+}
+
+usable() { command -v "$1" >/dev/null 2>&1 && "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+
+python=${PYTHON:-}
+if [ -z "$python" ]; then
+    for candidate in python3 python3.13 python3.12 python3.11; do
+        if usable "$candidate"; then python=$candidate; break; fi
+    done
+fi
+if [ -z "$python" ]; then
+    echo "setup: installing Python with apt-get"
+    as_root apt-get update -q
+    as_root apt-get install -y -q --no-install-recommends python3 python3-venv
+    python=python3
+fi
+usable "$python" || { echo "setup: $python is older than 3.11; set PYTHON to a newer interpreter" >&2; exit 1; }
+
+wanted=$("$python" -c 'import hashlib, pathlib, sys
+text = sys.version + sys.executable
+for name in ("pyproject.toml", "constraints.txt", "tools/setup.sh", "cli/presence/__init__.py"):
+    text += pathlib.Path(name).read_text()
+print(hashlib.sha256(text.encode()).hexdigest())')
+# The path is part of the environment (scripts name it), so a moved clone makes a new one.
+wanted="$wanted $PWD"
+if [ "$(cat "$venv/.made-of" 2>/dev/null || true)" = "$wanted" ]; then exit 0; fi
+
+echo "setup: making $venv with $("$python" --version) (about a minute the first time)"
+mkdir -p .cache
+if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+    echo "setup: installing python3-venv with apt-get"
+    as_root apt-get update -q
+    as_root apt-get install -y -q --no-install-recommends python3-venv
+fi
+"$python" -m venv --clear "$venv"
+"$venv/bin/pip" install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[operator,test]'
+echo "$wanted" > "$venv/.made-of"
+echo "setup: done"

@@ -1,0 +1,1 @@
+"""What tests share: a small Kubernetes client, operator processes, waiting."""

@@ -209,7 +209,7 @@ class Metrics:
         self._held(resource, held)
 
     def claim_released(self, resource: str, reason: str, *, held: float | None = None) -> None:
-        """A claim was ended on purpose; `reason` (see RELEASE_REASONS) is that of its condition Granted, or `Deleted`."""
+        """A claim was ended on purpose; `reason` (see RELEASE_REASONS): that of its condition Granted, or `Deleted`."""
         self._released.labels(metric_type(resource), _bounded(reason, RELEASE_REASONS)).inc()
         self._held(resource, held)
 

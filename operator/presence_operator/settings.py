@@ -10,15 +10,14 @@ from __future__ import annotations
 import os
 import re
 import socket
-import ssl
 import uuid
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from presence.model.durations import DurationError, format_duration, parse_duration
 from presence.model.kinds import DEFAULT_BOARD, MAX_TTL, MIN_TTL
+from presence_operator.mirror.dsn import Dsn, DsnError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +27,6 @@ T = TypeVar("T")
 _DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _DNS_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-_DSN_SHAPE = "mysql://USER:PASSWORD@HOST:3306/DATABASE"
 
 
 class SettingsError(ValueError):
@@ -37,97 +35,6 @@ class SettingsError(ValueError):
     def __init__(self, errors: Sequence[str]) -> None:
         super().__init__("; ".join(errors))
         self.errors = tuple(errors)
-
-
-@dataclass(frozen=True, slots=True)
-class Dsn:
-    """Where the mirror is and who asks. Its text never shows the password.
-
-    `tls` is `preferred` (used when the server offers it, its certificate unchecked), `verify` (demanded and checked,
-    against the certificates in the file `ca` or else the system's) or `disabled`.
-    """
-
-    host: str
-    port: int
-    user: str
-    password: str = field(repr=False)
-    database: str
-    tls: str = "preferred"
-    ca: str = ""
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read `mysql://user:password@host:port/database`, each part percent-encoded.
-
-        Options: `?tls=disabled|preferred|verify` and `&ca=/path/to/ca.pem`. The port may be left out (3306).
-
-        Raises:
-            SettingsError: with all faults. No message repeats any part of the text, which may be a secret.
-        """
-        wanted = f"write {_DSN_SHAPE}"
-        encode = "percent-encode special characters of the user and the password (@ is %40, / is %2F, # is %23)"
-        try:
-            parts = urlsplit(text.strip())
-            port = parts.port
-        except ValueError:
-            raise SettingsError([f"its host and port cannot be told apart: {wanted}; {encode}"]) from None
-        errors = []
-        if parts.scheme != "mysql":
-            errors.append(f"it does not begin with mysql://: {wanted} (Dolt and MariaDB speak the same protocol)")
-        if parts.fragment:
-            errors.append(f"it has a bare #: {encode}")
-        if not parts.hostname:
-            errors.append(f"the host is missing: {wanted}")
-        if not parts.username:
-            errors.append(f"the user is missing: {wanted}")
-        database = unquote(parts.path.removeprefix("/"))
-        if not database:
-            errors.append(f"the database is missing: {wanted}, for example /beads")
-        elif "/" in parts.path.removeprefix("/"):
-            errors.append(f"the database has a bare /: {wanted}; {encode}")
-        if port == 0:
-            errors.append("the port is 0: write the server's, usually 3306")
-        options = dict(parse_qsl(parts.query, keep_blank_values=True))
-        tls, ca = options.pop("tls", "preferred"), options.pop("ca", "")
-        if options:
-            errors.append("it has an unknown option: only tls=disabled|preferred|verify and ca=FILE are known")
-        if tls not in ("disabled", "preferred", "verify"):
-            errors.append("its option tls is unknown: write tls=disabled, tls=preferred or tls=verify")
-        if ca and tls != "verify":
-            errors.append("its option ca needs tls=verify, or nothing is checked against it")
-        if ca and not Path(ca).is_file():
-            errors.append("its option ca names no file: write the path of a PEM file that is mounted here")
-        if errors:
-            raise SettingsError(errors)
-        return cls(
-            host=parts.hostname or "",
-            port=port or 3306,
-            user=unquote(parts.username or ""),
-            password=unquote(parts.password or ""),
-            database=database,
-            tls=tls,
-            ca=ca,
-        )
-
-    def connect_arguments(self) -> dict[str, Any]:
-        """Keyword arguments for `pymysql.connect`. They hold the password."""
-        arguments: dict[str, Any] = {
-            "host": self.host,
-            "port": self.port,
-            "user": self.user,
-            "password": self.password,
-            "database": self.database,
-        }
-        if self.tls == "disabled":
-            arguments["ssl_disabled"] = True
-        elif self.tls == "verify":
-            # PyMySQL's own switches check no host name unless a CA file is named; a context always does.
-            arguments["ssl"] = ssl.create_default_context(cafile=self.ca or None)
-        return arguments
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"mysql://{self.user}:***@{host}:{self.port}/{self.database}"
 
 
 def load_dsn(path: str | None, environ: Mapping[str, str]) -> Dsn | None:
@@ -149,15 +56,17 @@ def load_dsn(path: str | None, environ: Mapping[str, str]) -> Dsn | None:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
             raise SettingsError([f"{source}: cannot be read ({reason}): mount the Secret there"]) from None
         if not text:
-            raise SettingsError([f"{source}: the file is empty: write {_DSN_SHAPE} into it"])
+            raise SettingsError(
+                [f"{source}: the file is empty: write mysql://<user>:<password>@<host>:3306/<database> into it"]
+            )
     elif inline and inline.strip():
         source, text = "PRESENCE_DSN", inline
     else:
         return None
     try:
         return Dsn.parse(text)
-    except SettingsError as error:
-        raise SettingsError([f"{source}: {each}" for each in error.errors]) from None
+    except DsnError as error:
+        raise SettingsError([f"{source}: {error}"]) from None
 
 
 @dataclass(frozen=True, slots=True)

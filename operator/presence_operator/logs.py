@@ -159,5 +159,6 @@ def _escape(char: str) -> str:
 
 
 def _forms(secret: str) -> set[str]:
-    """The ways in which a secret may stand in a line: as it is, quoted for JSON, and percent-encoded."""
-    return {secret, _json(secret)[1:-1], repr(secret)[1:-1], quote(secret, safe=""), quote(secret)}
+    """The ways in which a secret may stand in a line: as it is, quoted, percent-encoded, and these as JSON."""
+    written = {secret, repr(secret)[1:-1], quote(secret, safe=""), quote(secret)}
+    return written | {_json(form)[1:-1] for form in written}

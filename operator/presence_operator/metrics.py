@@ -187,9 +187,9 @@ class Metrics:
         self._tick = self._gauge(
             "presence_scheduler_last_tick_timestamp_seconds", "Unix time at which the scheduler last moved; 0 before."
         )
-        build = Info("presence_build", "The versions that run; the value is always 1.", registry=self.registry)
-        build.info({"version": __version__, "python": platform.python_version(), "kopf": _version_of("kopf")})
-        self._note("presence_build_info", "gauge", ("version", "python", "kopf"), "The versions that run; always 1.")
+        self.build = {"version": __version__, "python": platform.python_version(), "kopf": _version_of("kopf")}
+        Info("presence_build", "The versions that run; always 1.", registry=self.registry).info(self.build)
+        self._note("presence_build_info", "gauge", tuple(self.build), "The versions that run; always 1.")
         self._start_at_zero()
 
     # The board

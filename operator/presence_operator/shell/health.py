@@ -6,14 +6,12 @@ import gzip
 import json
 import logging
 import os
-import platform
 import socket
 import time
 from typing import TYPE_CHECKING, Any, Self
 
 from aiohttp import web
 
-from presence import __version__
 from presence_operator.settings import split_address
 
 if TYPE_CHECKING:
@@ -156,7 +154,7 @@ class HealthServer:
         return _answer(200 if ready else 503, body)
 
     async def _serve_version(self, _: web.Request) -> web.Response:
-        return _answer(200, {"version": __version__, "python": platform.python_version()})
+        return _answer(200, self._metrics.build)
 
     async def _serve_index(self, _: web.Request) -> web.Response:
         return web.Response(text="presence-operator: /metrics /healthz /readyz /version\n")

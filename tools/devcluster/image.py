@@ -1,0 +1,7 @@
+"""stub"""
+
+from pathlib import Path
+
+
+def build_operator() -> Path:
+    raise NotImplementedError

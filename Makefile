@@ -28,12 +28,12 @@ demo: setup ## watch the product do its main job on real parts (KUBE_CONTEXT=…
 	@$(PY) tools/demo $(if $(KUBE_CONTEXT),--context $(KUBE_CONTEXT))
 
 .PHONY: up
-up: setup ## leave a local cluster with Dolt and a running operator behind; prints how to use it
-	@PYTHONPATH=tools $(PY) tools/up
+up: setup ## leave a local cluster with Dolt and an operator running; prints how to use it (NODE=1: runs pods)
+	@$(PY) tools/up $(if $(NODE),--node)
 
 .PHONY: down
 down: setup ## remove every trace of what `make up` left
-	@$(DEVCLUSTER) down --all
+	@$(DEVCLUSTER) down
 
 .PHONY: test
 test: setup tools ## run all tests on real parts (ARGS='-k word' for some)

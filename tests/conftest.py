@@ -53,8 +53,12 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 
 
 def _install_crds(cluster: Cluster) -> None:
-    cluster.kubectl("apply", "--server-side", "--force-conflicts", "-k", str(ROOT / "crds"))
-    cluster.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-k", str(ROOT / "crds"))
+    from devcluster.cli import run_kubectl
+
+    run_kubectl(cluster, "apply", "--server-side", "--force-conflicts", "-k", str(ROOT / "crds"))
+    run_kubectl(
+        cluster, "wait", "--for=condition=Established", "--timeout=30s", "crd", "-l", "app.kubernetes.io/name=presence"
+    )
 
 
 @pytest.fixture(scope="session")

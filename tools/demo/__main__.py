@@ -53,7 +53,7 @@ def play(script: Script, stage: Stage) -> None:
 
     script.title("The operator starts")
     stage.start_operator()
-    script.run("curl -s $PRESENCE_METRICS_URL/../readyz", shell=True)
+    script.run("curl -s ${PRESENCE_METRICS_URL%/metrics}/readyz")
 
     script.title("Two sessions, one stack: each sees the other")
     alice, bob = {"PRESENCE_SESSION": "alice@laptop@a1b2c3d4"}, {"PRESENCE_SESSION": "ci@runner@00000812"}
@@ -91,7 +91,6 @@ def play(script: Script, stage: Stage) -> None:
     script.run(
         "curl -s $PRESENCE_METRICS_URL | grep -E '^presence_claims_(granted|expired|released)_total.*stack|"
         "^presence_mirror_(lag|pending)'",
-        shell=True,
         expect='presence_claims_expired_total{type="stack"} 1.0',
     )
 

@@ -45,7 +45,6 @@ class Script:
         env: Mapping[str, str] | None = None,
         expect: str = "",
         keep: int = 0,
-        shell: bool = False,  # noqa: ARG002 - says to the reader that the line holds a pipe or a variable
     ) -> str:
         """Run a command line, show it and its output (the last `keep` lines), and return the output.
 
@@ -75,12 +74,22 @@ class Script:
             StepError: it did not within `timeout` seconds.
         """
         started = time.monotonic()
-        while not test(output := self._output(command, env)):
-            if time.monotonic() - started > timeout:
-                raise StepError(f"not within {timeout:.0f} s: {what}; last output:\n{output}")
-            time.sleep(0.2)
+        output = ""
+
+        def passes() -> bool:
+            nonlocal output
+            output = self._output(command, env)
+            return test(output)
+
+        if not wait_for(passes, timeout):
+            raise StepError(f"not within {timeout:.0f} s: {what}; last output:\n{output}")
         prefix = "".join(f"{key}={value} " for key, value in (env or {}).items())
         print(f"\n{self._dim}${self._plain} {prefix}{command}    # after {time.monotonic() - started:.1f} s: {what}")
+        self._print(output)
+
+    def show(self, command: str, output: str) -> None:
+        """Show a command that was run by other means, with its output."""
+        print(f"\n{self._dim}${self._plain} {command}", flush=True)
         self._print(output)
 
     def _output(self, command: str, env: Mapping[str, str] | None) -> str:
@@ -106,3 +115,13 @@ class Script:
         for line in lines:
             print(f"  {line}")
         sys.stdout.flush()
+
+
+def wait_for(test: Callable[[], bool], timeout: float, every: float = 0.2) -> bool:
+    """True as soon as `test` passes; False after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not test():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(every)
+    return True

@@ -1,0 +1,267 @@
+"""`presence claim`: write, then read, so that of two simultaneous claimants at least one sees the other."""
+
+from __future__ import annotations
+
+from presence.board import ATTEMPTS, GoneError, check_claim, holder_of, owner_of, session_over
+from presence.commands.own import Own
+from presence.errors import HeldByAnotherError, ServerError, UsageError
+from presence.identity import find_identity
+from presence.model.deadlines import has_ended, is_live
+from presence.model.durations import DurationError, format_duration, parse_duration
+from presence.model.kinds import AGENT, CLAIM_PLURAL, HUMAN, PIPELINE, PURPOSE_MAX, TTL_ANNOTATION
+from presence.model.labels import LabelError, check_label
+from presence.output import Paint, clean, fold, quoted, wants_colour, write, write_json
+from presence.view import claim_row, claim_rows
+
+TYPE_CHECKING = False  # importing typing costs 3 ms
+if TYPE_CHECKING:
+    import argparse
+    from typing import Any
+
+    from presence.board import Board
+    from presence.context import Context
+    from presence.identity import Identity
+
+    Object = dict[str, Any]
+
+DESCRIPTION = (
+    "Say that you are working on resources, and see who else is. A claim is advisory:\n"
+    "it never stops anybody, and it is made even when others hold the resource. They\n"
+    "are then named, and the rule is to DEFER to them. A second claim on a resource\n"
+    "updates the first: it keeps its place, and counts as a heartbeat."
+)
+EXAMPLES = """examples:
+  presence claim stack:vault --purpose "rotate the unseal keys, about 10 minutes"
+  presence claim node:worker-1 pvc:monitoring/prom-data --ttl 2h --purpose "replace the disk"
+  presence --strict claim stack:dns --purpose "pipeline 42" && terraform apply"""
+
+#: Tells a model what to do, in its own words.
+REMINDER = (
+    "DEFER: do not touch {label}; release your claim ({program} release {label})"
+    " and ask the user, naming who holds it and why"
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument(
+        "labels", metavar="LABEL", nargs="+", help="what you work on, as <type>:<name>: node:worker-1, stack:vault"
+    )
+    parser.add_argument(
+        "--purpose", required=True, metavar="TEXT", help="what you do and why, in one line; everybody sees it"
+    )
+    parser.add_argument(
+        "--ttl",
+        metavar="TIME",
+        help="how long the claim lives without a heartbeat: 90s, 15m, 2h or seconds; default 15m",
+    )
+    parser.add_argument("--url", metavar="URL", help="where the work can be looked at; default: the pipeline's page")
+    parser.add_argument(
+        "--agent", metavar="NAME", help="the program that acts; default: PRESENCE_AGENT, else by the kind"
+    )
+    parser.add_argument("--model", metavar="NAME", help="the model the agent works with; default: PRESENCE_MODEL")
+    parser.add_argument("--project", metavar="PATH", help="what you work in; default: PRESENCE_PROJECT, the repository")
+    parser.add_argument(
+        "--kind", choices=(AGENT, PIPELINE, HUMAN), help="what acts; default: by where the session id comes from"
+    )
+
+
+class Wish:
+    """What the caller wants: the labels, and what all of the claims shall say."""
+
+    __slots__ = ("holder", "labels", "purpose", "ttl")
+
+    def __init__(self, labels: list[str], purpose: str, ttl: str | None, holder: dict[str, str]) -> None:
+        self.labels = labels
+        self.purpose = purpose
+        self.ttl = ttl
+        self.holder = holder
+
+
+def run(context: Context) -> int:
+    """Claim the labels."""
+    arguments = context.arguments
+    labels = check_labels(arguments.labels)
+    purpose = check_purpose(arguments.purpose)
+    ttl = check_ttl(arguments.ttl)
+    identity = find_identity(
+        context.env,
+        session=arguments.session,
+        agent=arguments.agent,
+        model=arguments.model,
+        project=arguments.project,
+        url=arguments.url,
+        kind=arguments.kind,
+    )
+    wish = Wish(labels, purpose, ttl, holder_of(identity))
+    outcomes, fresh = place(context.board(), identity, wish)
+    if arguments.strict and any(others for _, others in outcomes):
+        # All or nothing: what this call put on the board goes again, what was there before stays.
+        for claim in fresh:
+            context.board().release(identity.session, claim["spec"]["resource"])
+        raise HeldByAnotherError(_held(outcomes))
+    report(context, outcomes)
+    return 0
+
+
+def place(
+    board: Board, identity: Identity, wish: Wish
+) -> tuple[list[tuple[dict[str, Any], list[dict[str, Any]]]], list[Object]]:
+    """Put the claims on the board, then read who else is there.
+
+    Returns a pair of the caller's row and the rows of others for each label, and the claims that are new.
+
+    Raises:
+        ServerError: others got in the way again and again.
+    """
+    fresh: list[Object] = []
+    for _ in range(ATTEMPTS):
+        mine = Own(board, identity.session)
+        try:
+            mine.settle()
+            session = board.apply_session(identity)
+            if session_over(session):
+                session = board.replace_session(session, identity)
+                mine.reload()
+            mine.settle_late(session)
+            for label in wish.labels:
+                made = ensure(board, identity, session, mine.on(label), label, wish)
+                if made is not None:
+                    fresh.append(made)
+            return [_look(board, identity, label) for label in wish.labels], fresh
+        except GoneError:
+            continue
+    raise ServerError(f"others changed the claims of session {identity.session} again and again; try again")
+
+
+def ensure(
+    board: Board, identity: Identity, session: Object, known: Object | None, label: str, wish: Wish
+) -> Object | None:
+    """Make the claim on `label` be there as wished; returns it when it is new.
+
+    Raises:
+        GoneError: it changed meanwhile.
+    """
+    if known is not None:
+        check_claim(known, identity.session, label)
+        if not has_ended(known) and is_live(known, board.now, session):
+            change = _difference(known, wish, session)
+            if change:
+                board.patch_claim(known, change)
+            return None
+        board.delete(CLAIM_PLURAL, known)
+    try:
+        return board.create_claim(identity, session, label, wish.purpose, wish.ttl)
+    except GoneError:
+        # One of the same name appeared meanwhile: another call of this session, or another session with this hash.
+        board.claim(identity.session, label)
+        raise
+
+
+def _difference(claim: Object, wish: Wish, session: Object) -> dict[str, Any]:
+    """The merge patch that makes `claim` say what is wished; empty when it does."""
+    change: dict[str, Any] = {}
+    spec = claim["spec"]
+    wanted: dict[str, Any] = {}
+    if spec.get("purpose") != wish.purpose:
+        wanted["purpose"] = wish.purpose
+    if (spec.get("holder") or {}) != wish.holder:
+        # In a merge patch, null removes what is not wished any more.
+        wanted["holder"] = {**dict.fromkeys(spec.get("holder") or {}), **wish.holder}
+    if wanted:
+        change["spec"] = wanted
+    metadata: dict[str, Any] = {}
+    if wish.ttl is not None and (claim["metadata"].get("annotations") or {}).get(TTL_ANNOTATION) != wish.ttl:
+        metadata["annotations"] = {TTL_ANNOTATION: wish.ttl}
+    owners = claim["metadata"].get("ownerReferences") or []
+    if not any(owner.get("uid") == session["metadata"]["uid"] for owner in owners):
+        others = [owner for owner in owners if owner.get("kind") != session["kind"]]
+        metadata["ownerReferences"] = [*others, owner_of(session)]
+    if metadata:
+        change["metadata"] = metadata
+    return change
+
+
+def _look(board: Board, identity: Identity, label: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    found = board.live(board.claims(resource=label), exact=True)
+    mine = [(claim, session) for claim, session in found if claim["spec"]["session"] == identity.session]
+    others = [(claim, session) for claim, session in found if claim["spec"]["session"] != identity.session]
+    if not mine:
+        raise GoneError  # it ended or was taken away between the write and the read
+    return claim_row(*mine[0], identity.session), claim_rows(others, identity.session)
+
+
+def check_labels(texts: list[str]) -> list[str]:
+    """Resource labels, each once.
+
+    Raises:
+        UsageError: one of them is none.
+    """
+    try:
+        return list(dict.fromkeys(check_label(text) for text in texts))
+    except LabelError as error:
+        raise UsageError(str(error)) from None
+
+
+def check_purpose(text: str) -> str:
+    """The purpose as the board takes it.
+
+    Raises:
+        UsageError: it says nothing, or too much.
+    """
+    purpose = fold(text)
+    if not purpose:
+        raise UsageError(
+            '--purpose is empty; say what you do and why, for example "rotate the unseal keys, about 10 minutes"'
+        )
+    if len(purpose) > PURPOSE_MAX:
+        raise UsageError(f"--purpose has {len(purpose)} characters; at most {PURPOSE_MAX} fit: say it shorter")
+    return purpose
+
+
+def check_ttl(text: str | None) -> str | None:
+    """The duration as the annotation holds it.
+
+    Raises:
+        UsageError: it is no duration.
+    """
+    if text is None:
+        return None
+    try:
+        return format_duration(parse_duration(text))
+    except DurationError as error:
+        raise UsageError(f"--ttl: {error}") from None
+
+
+def report(context: Context, outcomes: list[tuple[dict[str, Any], list[dict[str, Any]]]]) -> None:
+    """Say what was claimed and who else is there."""
+    import sys
+
+    paint = Paint(wants_colour(sys.stdout, context.env))
+    for mine, others in outcomes:
+        label = mine["resource_label"]
+        if context.arguments.json:
+            write_json({"claimed": mine, "conflicts": others, "next_action": "defer" if others else "proceed"})
+            continue
+        if not others:
+            write(f"presence: claimed {label}")
+            continue
+        write(f"presence: claimed {label}" + paint(" -- ALSO CLAIMED BY:", "warn"))
+        for row in others:
+            write("  " + describe(row))
+        write("presence: " + paint(REMINDER.format(label=label, program=context.program), "warn"))
+
+
+def describe(row: dict[str, Any]) -> str:
+    """One line about a claim of somebody else: session id, user@host, purpose and since when."""
+    return (
+        f"{clean(row['session_id'])}  {clean(row['user'])}@{clean(row['host'])}  {quoted(row['purpose'])}"
+        f"  since {row['claimed_at']}"
+    )
+
+
+def _held(outcomes: list[tuple[dict[str, Any], list[dict[str, Any]]]]) -> str:
+    parts = [f"{mine['resource_label']} is held by {describe(others[0])}" for mine, others in outcomes if others]
+    more = sum(len(others) for _, others in outcomes) - len(parts)
+    tail = f" and {more} more" if more else ""
+    return f"not claimed: {'; '.join(parts)}{tail}; wait for the release, or ask the holder"

@@ -62,9 +62,11 @@ def _install_crds(cluster: Cluster) -> None:
 
 
 @pytest.fixture(scope="session")
-def kube(cluster: Cluster) -> Kube:
+def kube(cluster: Cluster) -> Iterator[Kube]:
     """The API server as an administrator."""
-    return Kube(cluster.server_url, cluster.token, str(cluster.ca_file))
+    client = Kube(cluster.server_url, cluster.token, str(cluster.ca_file))
+    yield client
+    client.close()
 
 
 @pytest.fixture

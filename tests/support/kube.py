@@ -37,6 +37,7 @@ class Kube:
         self._token = token
         self._tls = ssl.create_default_context(cafile=ca_file)
         self._local = threading.local()
+        self._opened: list[http.client.HTTPSConnection] = []
 
     def request(
         self, method: str, path: str, body: Body | None = None, content_type: str = "application/json", **query: Any
@@ -74,7 +75,13 @@ class Kube:
                 self._parts.hostname or "", self._parts.port, context=self._tls, timeout=15
             )
             self._local.connection = connection
+            self._opened.append(connection)
         return connection
+
+    def close(self) -> None:
+        """Close the connections of all threads."""
+        for connection in self._opened:
+            connection.close()
 
 
 class Board:

@@ -1,0 +1,245 @@
+"""The operator, put together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from typing import TYPE_CHECKING
+
+from presence_operator.core.board import Board
+from presence_operator.core.clock import ServerClock
+from presence_operator.core.decide import Policy
+from presence_operator.core.facts import Bounds, Claim, Session
+from presence_operator.core.status import MirrorNote
+from presence_operator.logs import fields
+from presence_operator.metrics import Metrics
+from presence_operator.shell.connection import Connection, keep_time, load_configuration
+from presence_operator.shell.effects import Effects
+from presence_operator.shell.events import Recorder
+from presence_operator.shell.health import Health, HealthServer
+from presence_operator.shell.intake import Intake
+from presence_operator.shell.leader import make_elector
+from presence_operator.shell.resync import Resync
+from presence_operator.shell.runtime import Runtime
+from presence_operator.shell.watching import Watches, mark_tasks
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from typing import Any
+
+    from presence_operator.core.board import Fact
+    from presence_operator.core.facts import Key
+    from presence_operator.mirror.writer import Mirror, MirrorOutcome
+    from presence_operator.settings import Settings
+    from presence_operator.shell.leader import Leadership
+
+_log = logging.getLogger(__name__)
+
+
+async def run(settings: Settings) -> int:
+    """Look after the boards until SIGTERM or SIGINT; the exit code.
+
+    Raises:
+        ListenError: the address for metrics and probes is not to be had.
+    """
+    loop = asyncio.get_running_loop()
+    mark_tasks(loop)
+    stop = asyncio.Event()
+
+    def take_signals() -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+
+    take_signals()
+    metrics = Metrics()
+    health = Health(metrics, limit=settings.liveness_limit, identity=settings.identity)
+    configuration = await load_configuration(settings)
+    connection = Connection(configuration, settings, metrics, ServerClock())
+    try:
+        async with HealthServer(health, metrics, listen=settings.listen, listen_file=settings.listen_file):
+            await _Operator(settings, connection, metrics, health, take_signals).run(stop)
+    finally:
+        await connection.close()
+    return 0
+
+
+class _Operator:
+    def __init__(
+        self,
+        settings: Settings,
+        connection: Connection,
+        metrics: Metrics,
+        health: Health,
+        take_signals: Any,
+    ) -> None:
+        self._settings = settings
+        self._connection = connection
+        self._metrics = metrics
+        self._health = health
+        self._take_signals = take_signals
+        self._listed = False
+        self._led = False
+        self._elector: Leadership | None = None
+        self._mirror: Mirror | None = None
+        self._mirror_task: asyncio.Task[None] | None = None
+        self._mirrored = settings.mirror_namespace if settings.mirror_dsn else None
+        policy = Policy(retention=settings.retention, coalesce=settings.coalesce, mirror_board=self._mirrored)
+        self._board = Board(policy, observer=self)
+        metrics.observe_board(self._board.snapshot)
+        self._intake = Intake(self._board, Bounds(settings.min_ttl, settings.max_ttl), metrics, self._wake)
+        self._effects = Effects(connection, self._intake, metrics, self._leading)
+        self._recorder = Recorder(connection, metrics, settings.event_rate, settings.identity)
+        self._runtime = Runtime(
+            self._board,
+            connection.clock,
+            self._effects.perform,
+            self._recorder.offer,
+            metrics,
+            health,
+            settings.workers,
+            lambda: self._resync.want("this process was stopped"),
+        )
+        self._resync = Resync(
+            self._board,
+            connection,
+            self._intake,
+            metrics,
+            settings.namespaces,
+            settings.resync_interval,
+            self._lists_in,
+        )
+        self._watches = Watches(
+            connection,
+            self._intake,
+            settings.namespaces,
+            lambda: self._resync.want("the watches began anew"),
+            take_signals,
+        )
+
+    async def run(self, stop: asyncio.Event) -> None:
+        forever = [
+            self._start(self._watches.run(), "watches", stop),
+            self._start(self._resync.run(), "resync", stop),
+            self._start(self._runtime.run(), "runtime", stop),
+            self._start(self._recorder.run(), "events", stop),
+            self._start(keep_time(self._connection), "clock", stop),
+        ]
+        self._elector = make_elector(self._connection.client, self._settings, self._health, self._lead, self._follow)
+        async with self._elector:
+            await stop.wait()
+            _log.info("shutting down")
+            self._health.set_ready(False)
+            try:
+                async with asyncio.timeout(self._settings.shutdown_timeout):
+                    await self._end(forever)
+            except TimeoutError:
+                _log.warning("shut down before everything had ended")
+        for task in forever:
+            if task.done() and not task.cancelled() and task.exception() is not None:
+                raise RuntimeError(f"{task.get_name()} ended unexpectedly") from task.exception()
+
+    async def _end(self, forever: list[asyncio.Task[None]]) -> None:
+        watches, resync, runtime, events, clock = forever
+        for task in (watches, resync, clock):
+            task.cancel()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.shutdown_timeout / 2):
+                if not runtime.done():
+                    await self._runtime.drain()
+        for task in (runtime, events):
+            task.cancel()
+        # The mirror hears of the last writes before it flushes.
+        mirror = [self._mirror_task] if self._mirror_task else []
+        for task in mirror:
+            task.cancel()
+        await asyncio.wait([*forever, *mirror])
+
+    def _start(self, work: Coroutine[Any, Any, None], name: str, stop: asyncio.Event) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=name)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            # None of them ever ends by itself. Rather a new process than half an operator.
+            if not task.cancelled():
+                _log.critical("a part of the operator ended", exc_info=task.exception(), extra=fields(part=name))
+                stop.set()
+
+        task.add_done_callback(ended)
+        return task
+
+    # ---- leadership
+
+    def _leading(self) -> bool:
+        return self._led and self._elector is not None and self._elector.leading
+
+    def _lead(self) -> None:
+        self._led = True
+        if self._listed:
+            # Begin from what is there now, not from what a follower's watch has told so far.
+            self._listed = False
+            self._resync.want("this operator leads now")
+
+    def _follow(self) -> None:
+        self._led = False
+        self._runtime.act(False)
+        if self._mirror_task is not None:
+            self._mirror_task.cancel()
+            self._mirror_task = self._mirror = None
+
+    def _lists_in(self) -> None:
+        self._health.set_ready(True)
+        self._listed = True
+        if self._led:
+            self._begin()
+
+    def _begin(self) -> None:
+        if self._mirrored is not None and self._mirror is None:
+            self._mirror = self._make_mirror()
+            self._mirror_task = asyncio.create_task(self._mirror.run(), name="mirror")
+        self._runtime.act(True)
+
+    # ---- the board
+
+    def _wake(self) -> None:
+        self._runtime.wake()
+
+    def changed(self, fact: Fact, before: Fact | None) -> None:
+        """Tell the figures and the mirror."""
+        if before is not None and fact.alive > before.alive:
+            self._metrics.heartbeat("claim" if isinstance(fact, Claim) else "session")
+        if self._mirror is not None and fact.namespace == self._mirrored:
+            if isinstance(fact, Claim):
+                self._mirror.offer(fact)
+            else:
+                self._mirror.offer_session(fact)
+
+    def gone(self, fact: Fact) -> None:
+        """Tell the figures and the mirror."""
+        if isinstance(fact, Session):
+            return
+        if self._led and not fact.status.ended and fact.status.granted_at is not None:
+            held = self._connection.server_now() - fact.status.granted_at
+            self._metrics.claim_released(fact.resource, "Deleted", held=max(0.0, held))
+        if self._mirror is not None and fact.namespace == self._mirrored:
+            self._mirror.gone(fact)
+
+    def _make_mirror(self) -> Mirror:
+        from presence_operator.mirror.writer import Mirror  # loads the database driver, which most tests do without
+
+        assert self._settings.mirror_dsn is not None
+        assert self._mirrored is not None
+        return Mirror(
+            self._settings.mirror_dsn,
+            board=self._mirrored,
+            snapshot=self._board.snapshot,
+            on_state=self._mirror_says,
+            metrics=self._metrics,
+            server_now=self._connection.server_now,
+        )
+
+    def _mirror_says(self, key: Key, uid: str, outcome: MirrorOutcome) -> None:
+        reason = {"MIRRORED": "Mirrored", "SCHEMA_BEHIND": "SchemaBehind"}.get(outcome.state.name, "MirrorUnavailable")
+        note = MirrorNote(reason, outcome.phase, outcome.message)
+        self._board.mirror_says(key, uid, note, self._connection.server_now())
+        self._runtime.wake()

@@ -1,0 +1,223 @@
+"""Requests to the API server: credentials, time limits, and the server's clock."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import time
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+from kubernetes.aio import config as kube_config
+from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.client.rest import RESTClientObject
+
+from presence import __version__
+from presence_operator.logs import fields
+from presence_operator.metrics import outcome_of_status
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from presence_operator.core.clock import ServerClock
+    from presence_operator.metrics import Metrics
+    from presence_operator.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+USER_AGENT = f"presence-operator/{__version__}"
+_DEFAULT_KUBECONFIG = "~/.kube/config"
+#: Seconds between two attempts to get new credentials after the server refused the old ones.
+_RELOAD_PAUSE = 5.0
+
+
+class UnavailableError(Exception):
+    """No answer came: connection refused or lost, or too slow. `outcome` is the word for the metrics."""
+
+    def __init__(self, outcome: str, message: str) -> None:
+        super().__init__(message)
+        self.outcome = outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the API server said, whatever the status."""
+
+    status: int
+    data: bytes
+    retry_after: float | None
+
+    def body(self) -> dict[str, Any]:
+        """The parsed body; a proxy's page becomes a message."""
+        try:
+            parsed = json.loads(self.data)
+        except ValueError:
+            return {"message": self.data[:300].decode(errors="replace")}
+        return parsed if isinstance(parsed, dict) else {"message": str(parsed)[:300]}
+
+    @property
+    def message(self) -> str:
+        """Why it failed, in the server's words."""
+        return str(self.body().get("message", ""))[:500]
+
+
+def local_time() -> float:
+    """Seconds of a clock that never goes back, and goes on while the process or the machine is suspended."""
+    clock = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if clock is None else time.clock_gettime(clock)
+
+
+async def load_configuration(settings: Settings) -> Configuration:
+    """Address and credentials: the kubeconfig that is named, else the Pod's service account, else ~/.kube/config."""
+    configuration = Configuration()
+    named = settings.kubeconfig or os.environ.get("KUBECONFIG")
+    if named is None and settings.context is None and os.environ.get("KUBERNETES_SERVICE_HOST"):
+        kube_config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+    else:
+        await kube_config.load_kube_config(  # type: ignore[no-untyped-call]
+            config_file=str(named or _DEFAULT_KUBECONFIG),
+            context=settings.context,
+            client_configuration=configuration,
+            persist_config=False,
+        )
+    # One connection for each worker, and some for reads and the election; queueing is done by the workers.
+    configuration.connection_pool_maxsize = settings.workers + 8
+    configuration.retries = None
+    return configuration
+
+
+class Connection:
+    """One client of the API server, shared by all parts. `client` stays the same object when credentials change."""
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        settings: Settings,
+        metrics: Metrics,
+        clock: ServerClock,
+        timeout: float = 10.0,
+    ) -> None:
+        self.client = ApiClient(configuration)
+        self.client.user_agent = USER_AGENT
+        self.clock = clock
+        self._settings = settings
+        self._metrics = metrics
+        self._timeout = aiohttp.ClientTimeout(total=timeout)
+        self._reloading = asyncio.Lock()
+        self._reloaded_at = local_time()
+
+    @property
+    def configuration(self) -> Configuration:
+        """The address and credentials in use."""
+        configuration: Configuration = self.client.configuration
+        return configuration
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self.client.close()  # type: ignore[no-untyped-call]
+
+    def server_now(self) -> float:
+        """The earliest that the server's time can be, in seconds since the epoch."""
+        return self.clock.now(local_time())
+
+    async def request(
+        self,
+        verb: str,
+        kind: str,
+        method: str,
+        path: str,
+        body: Any = None,
+        content_type: str = "application/json",
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - a limit of the request, in aiohttp's terms
+    ) -> Answer:
+        """One request; `verb` and `kind` name it in the metrics.
+
+        Raises:
+            UnavailableError: no answer came.
+        """
+        configuration = self.configuration
+        headers = {"Accept": "application/json", "Content-Type": content_type, "User-Agent": USER_AGENT}
+        token = await configuration.get_api_key_with_prefix("BearerToken")
+        if token:
+            headers["authorization"] = token
+        limit = self._timeout if timeout is None else aiohttp.ClientTimeout(total=timeout)
+        sent = local_time()
+        outcome = "unreachable"
+        try:
+            answer = await self.client.rest_client.request(  # type: ignore[no-untyped-call]
+                method, configuration.host + path, headers=headers, body=body, _request_timeout=limit
+            )
+            received = local_time()
+            data = await answer.read()
+            outcome = outcome_of_status(answer.status)
+        except TimeoutError:
+            outcome = "timeout"
+            raise UnavailableError(outcome, f"no answer within {limit.total:.0f} s") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise UnavailableError(outcome, str(error) or type(error).__name__) from error
+        finally:
+            self._metrics.api_request(verb, kind, outcome, local_time() - sent)
+        self.observe_date(answer.headers, sent, received)
+        if answer.status == 401:
+            await self.reload()
+        return Answer(answer.status, data, _retry_after(answer.headers))
+
+    def observe_date(self, headers: Mapping[str, str], sent: float, received: float) -> None:
+        """Learn the server's time from an answer."""
+        text = headers.get("Date")
+        if text:
+            try:
+                date = parsedate_to_datetime(text).timestamp()
+            except ValueError:
+                return
+            self.clock.observe(date, sent, received)
+
+    async def reload(self) -> None:
+        """Get new credentials: a token or certificate may have been replaced, an exec plugin has a fresh one."""
+        async with self._reloading:
+            if local_time() - self._reloaded_at < _RELOAD_PAUSE:
+                return
+            self._reloaded_at = local_time()
+            try:
+                fresh = await load_configuration(self._settings)
+            except Exception as error:  # noqa: BLE001 - plugins fail in every way there is
+                _log.warning("credentials not renewed", extra=fields(error=str(error)))
+                return
+            old = self.client.rest_client
+            self.client.configuration = fresh
+            self.client.rest_client = RESTClientObject(fresh)
+            _log.info("credentials renewed")
+            await old.close()
+
+
+async def keep_time(connection: Connection, *, width: float = 0.05, pause: float = 60.0) -> None:
+    """Keep the bounds of the server's clock narrow, for ever: `Date` has whole seconds, expiry wants better.
+
+    A request sent when the server's second should just turn halves the bounds.
+    """
+    while True:
+        while connection.clock.known and connection.clock.width(local_time()) > width:
+            due = connection.clock.next_probe(local_time())
+            await asyncio.sleep(max(0.0, due - local_time()))
+            before = connection.clock.width(local_time())
+            try:
+                await connection.request("get", "Other", "GET", "/version")
+            except UnavailableError:
+                break
+            if connection.clock.width(local_time()) > before * 0.9:
+                # A round trip is longer than what is left to find out.
+                break
+        await asyncio.sleep(pause if connection.clock.known else 0.2)
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    text = headers.get("Retry-After")
+    try:
+        return None if text is None else min(max(float(text), 0.0), 60.0)
+    except ValueError:
+        return None

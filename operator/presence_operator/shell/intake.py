@@ -1,0 +1,74 @@
+"""How facts get onto the Board: from the watch, from lists and from answers, parsed once and without surprises."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from presence_operator.core.facts import Claim, Session, parse_claim, parse_session
+from presence_operator.logs import fields
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from presence_operator.core.board import Board
+    from presence_operator.core.facts import Bounds
+    from presence_operator.metrics import Metrics
+
+_log = logging.getLogger(__name__)
+
+#: Objects that were reported as not understood; beyond that the oldest may be reported once more.
+_REMEMBERED = 10_000
+
+
+class Intake:
+    """Parses bodies and puts them on the Board. `wake` is called when there may be something to decide."""
+
+    def __init__(self, board: Board, bounds: Bounds, metrics: Metrics, wake: Callable[[], None]) -> None:
+        self._board = board
+        self._bounds = bounds
+        self._metrics = metrics
+        self._wake = wake
+        self._reported: dict[tuple[str, int], None] = {}
+
+    def heard(self, kind: type[Claim | Session], event: Mapping[str, Any]) -> None:
+        """Take in one event of a watch. Echoes of what is known already cost next to nothing."""
+        body = event["object"]
+        metadata = body["metadata"]
+        key = (metadata["namespace"], metadata["name"])
+        if event["type"] == "DELETED":
+            if self._board.drop(kind, key, metadata["uid"]):
+                self._wake()
+            return
+        if self._board.knows(kind, key, metadata["resourceVersion"]):
+            return
+        fact = self.parse(kind, body)
+        if fact is not None and self._board.put(fact, heard=True):
+            self._wake()
+
+    def parse(self, kind: type[Claim | Session], body: Mapping[str, Any]) -> Claim | Session | None:
+        """The facts of a body; None when they cannot be made out, which is logged once and counted."""
+        try:
+            return parse_claim(body, self._bounds) if kind is Claim else parse_session(body, self._bounds)
+        except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
+            self._report(kind, body, error)
+            return None
+
+    def _report(self, kind: type[Claim | Session], body: Mapping[str, Any], error: Exception) -> None:
+        self._metrics.unparsable("PresenceClaim" if kind is Claim else "AgentSession")
+        metadata = body.get("metadata") or {}
+        seen = (str(metadata.get("uid", "")), int(metadata.get("generation") or 0))
+        if seen in self._reported:
+            return
+        self._reported[seen] = None
+        if len(self._reported) > _REMEMBERED:
+            del self._reported[next(iter(self._reported))]
+        _log.warning(
+            "object left alone: it cannot be understood",
+            extra=fields(
+                kind=kind.__name__,
+                namespace=metadata.get("namespace"),
+                object=metadata.get("name"),
+                error=f"{type(error).__name__}: {error}",
+            ),
+        )

@@ -15,6 +15,9 @@ from .paths import clusters_root
 from .toolchain import Toolchain
 
 
+DEFAULT_PARTS = ("controlplane", "dolt", "terraform", "node")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Exit codes: 0 done, 1 failed, 2 usage, 3 (`status`) not all of it runs, 130 interrupted."""
     options = _parser().parse_args(arguments)
@@ -33,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     return code
 
 
-def _interrupted(number: int, frame: types.FrameType | None) -> None:
+def _interrupted(_number: int, _frame: types.FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
@@ -132,7 +135,7 @@ def _logs(options: argparse.Namespace) -> int:
 
 
 def _build(options: argparse.Namespace) -> int:
-    for name, path in Toolchain().ensure(options.parts or ("controlplane", "dolt")).items():
+    for name, path in Toolchain().ensure(options.parts or DEFAULT_PARTS).items():
         print(f"{name:28} {path}")
     return 0
 
@@ -151,13 +154,13 @@ def _image_load(options: argparse.Namespace) -> int:
     return 0
 
 
-def _image_build(options: argparse.Namespace) -> int:
+def _image_build(_options: argparse.Namespace) -> int:
     print(image.build_operator())
     return 0
 
 
 def run_kubectl(cluster: Cluster, *arguments: str) -> str:
-    """kubectl's output, for scripts."""
+    """What kubectl prints, for scripts."""
     command = [str(cluster.kubectl), *arguments]
     env = {**os.environ, **cluster.env()}
     answer = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)

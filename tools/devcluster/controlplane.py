@@ -52,8 +52,8 @@ def write_credentials(directory: Path, state: State, cluster: str) -> None:
     pki.make_certificate(pki_dir, ADMIN, "kubernetes-admin", "system:masters", "clientAuth")
     pki.make_signing_key(pki_dir / "service-accounts.key")
     rows = []
-    for owner, (user, group) in USERS.items():
-        user = user.format(node=node_name(state.name))
+    for owner, (pattern, group) in USERS.items():
+        user = pattern.format(node=node_name(state.name))
         rows.append(",".join([state.secrets[f"token-{owner}"], user, user, f'"{group}"' if group else ""]).rstrip(","))
     pki.write_private(pki_dir / "tokens.csv", "\n".join(rows) + "\n")
     certificate = {

@@ -1,7 +1,7 @@
 """Free TCP ports and private subnets."""
 
 import ipaddress
-import random
+import secrets
 import socket
 import subprocess
 
@@ -19,7 +19,7 @@ def free(count: int) -> list[int]:
     """That many different ports on which nothing listens at 127.0.0.1 now."""
     found: list[int] = []
     for _ in range(2000):
-        port = random.randint(_LOWEST, _HIGHEST)
+        port = _LOWEST + secrets.randbelow(_HIGHEST - _LOWEST + 1)
         if port not in found and _is_free(port):
             found.append(port)
             if len(found) == count:
@@ -54,7 +54,7 @@ def free_subnet() -> ipaddress.IPv4Network:
         routes = ""
     base = int(_TEST_NETWORK.network_address)
     for _ in range(200):
-        subnet = ipaddress.IPv4Network((base + 4 * random.randrange(_TEST_NETWORK.num_addresses // 4), 30))
+        subnet = ipaddress.IPv4Network((base + 4 * secrets.randbelow(_TEST_NETWORK.num_addresses // 4), 30))
         if str(subnet) not in routes:
             return subnet
     raise DevclusterError(f"no free /30 in {_TEST_NETWORK}; take down clusters that are not needed")

@@ -13,8 +13,10 @@ FORMAT = 1
 
 @dataclass
 class ProcessRecord:
-    """One managed process. `pid` is None until it has been started; `start_ticks` (see proc(5)) tells it from a
-    later process with the same number."""
+    """One managed process.
+
+    `pid` is None until it has been started; `start_ticks` (see proc(5)) tells it from a later process of that number.
+    """
 
     argv: list[str]
     env: dict[str, str]

@@ -38,7 +38,6 @@ def _make(mirror: Path, program: Path, config: Path) -> None:
             shutil.copy2(program, file)
     names = ", ".join(f'"{registry}/{_PROVIDER}"' for registry in REGISTRIES)
     fresh = config.with_suffix(".new")
-    fresh.write_text(
-        f'provider_installation {{\n  filesystem_mirror {{\n    path    = "{mirror}"\n    include = [{names}]\n  }}\n}}\n'
-    )
+    source = f'  filesystem_mirror {{\n    path    = "{mirror}"\n    include = [{names}]\n  }}'
+    fresh.write_text(f"provider_installation {{\n{source}\n}}\n")
     fresh.replace(config)

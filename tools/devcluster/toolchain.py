@@ -73,7 +73,7 @@ class Toolchain:
         return Path(on_path) if on_path and _fits(Path(on_path), binary) else None
 
     def terraform(self) -> Path:
-        """terraform 1.5 or newer from PATH, else tofu from PATH, else tofu built here."""
+        """Terraform 1.5 or newer from PATH, else tofu from PATH, else tofu built here."""
         for name in ("terraform", "tofu"):
             found = shutil.which(name)
             if found:

@@ -15,8 +15,7 @@ CREATE TABLE IF NOT EXISTS presence_owned (
   agent          VARCHAR(64)  NOT NULL,
   has_row        TINYINT      NOT NULL,
   PRIMARY KEY (claim_uid),
-  INDEX idx_owned_row (session_id, resource_label),
-  INDEX idx_owned_board (board)
+  INDEX idx_owned_row (session_id, resource_label)
 )
 /*M!100200 DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin */
 /*!80017 DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin */;

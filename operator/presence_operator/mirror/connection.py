@@ -100,6 +100,8 @@ def reason_of(error: BaseException) -> str:
         return "schema"
     if "timed out" in text:
         return "timeout"
+    if "garbage collection" in text:
+        return "connect"  # Dolt's dolt_gc() makes the connections of its time useless
     if isinstance(error, OSError) or code in (2002, 2003, 2005, 2006, 2013, 2055, 0):
         return "connect"
     if isinstance(error, (pymysql.err.DataError, pymysql.err.IntegrityError)):

@@ -6,6 +6,7 @@ import random
 import socket
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pymysql
@@ -26,7 +27,7 @@ from presence_operator.mirror.projection import (
 from presence_operator.mirror.schema import applied_version, read_applied
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from presence_operator.core.facts import Claim, Session
     from presence_operator.mirror.connection import Connection
@@ -94,8 +95,8 @@ class Written:
     """Rows added, changed or removed, of all tables."""
     events: dict[str, int] = field(default_factory=dict)
     """How many events of each kind were new."""
-    foreign: dict[RowKey, str] = field(default_factory=dict)
-    """Keys that somebody else's row holds, with the session and resource in words."""
+    foreign: set[RowKey] = field(default_factory=set)
+    """Keys that somebody else's row holds."""
     rejected: dict[RowKey, str] = field(default_factory=dict)
     """Keys whose rows the server does not take, with its reason."""
     sessions: int = 0
@@ -158,14 +159,34 @@ class Store:
         try:
             return self._retrying(lambda: self._write(batch))
         except FAILURES as error:
-            if reason_of(error) != "rejected" or not batch.keys:
+            if not self._is_about_rows(error):
                 raise
-            if len(batch.keys) == 1:
+            if len(batch.keys) == 1 and reason_of(error) == "rejected":
                 return Written(rejected={batch.keys[0]: error_text(error)})
+            if len(batch.keys) == 1:
+                raise
+            written = self._write_halves(batch)
+            if len(written.rejected) == len(batch.keys):
+                raise  # whatever it is, it is not about a row
+            return written
+
+    def _write_halves(self, batch: Batch) -> Written:
         written = Written()
         for half in batch.halves():
-            written.add(self.write(half))
+            try:
+                written.add(self._retrying(partial(self._write, half)))
+            except FAILURES as error:
+                if not self._is_about_rows(error):
+                    raise
+                if len(half.keys) == 1:
+                    written.rejected[half.keys[0]] = error_text(error)
+                else:
+                    written.add(self._write_halves(half))
         return written
+
+    def _is_about_rows(self, error: BaseException) -> bool:
+        """True when the server answered, and may take other rows than those."""
+        return reason_of(error) in ("rejected", "other") and self._open_connection.open
 
     def write_sessions(self, sessions: Sequence[Session], gone: Sequence[tuple[Session, float]]) -> Written:
         """Make the rows of these sessions agree; of `gone` each with the time at which its absence was seen."""
@@ -240,12 +261,13 @@ class Store:
         self._open_connection.rollback()
         return rows
 
-    def _retrying(self, transaction: Any) -> Written:
+    def _retrying(self, transaction: Callable[[], Written]) -> Written:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                written: Written = transaction()
+                written = transaction()
             except pymysql.err.Error as error:
-                self._open_connection.rollback()
+                if self._open_connection.open:
+                    self._open_connection.rollback()
                 if attempt == _ATTEMPTS or not is_retryable(error):
                     raise
                 time.sleep(random.uniform(0.5, 1.0) * 0.02 * 2**attempt)  # noqa: S311 - spreads retries, guards nothing
@@ -267,10 +289,11 @@ class Store:
             table = {row.key: row for row in (ClaimRow(*each) for each in cursor.fetchall())}
             cursor.execute(
                 f"SELECT {_OWNED_COLUMNS} FROM presence_owned "  # noqa: S608 - placeholders only
-                f"WHERE (session_id, resource_label) IN ({pairs}) AND board = %s",
-                (*flat, self._board),
+                f"WHERE (session_id, resource_label) IN ({pairs})",
+                flat,
             )
-            owned = [OwnedRow(*each) for each in cursor.fetchall()]
+            # Asked for the board too, a server may prefer to read the whole board.
+            owned = [row for row in (OwnedRow(*each) for each in cursor.fetchall()) if row.board == self._board]
             changes = difference(batch.claims, batch.gone, table, owned, board=self._board, now=batch.now)
             new = self._new_events(cursor, changes.events)
             _delete_claims(cursor, changes.deletes)
@@ -285,7 +308,7 @@ class Store:
         self._open_connection.commit()
         written = Written(
             rows=changes.rows + len(new),
-            foreign={row_key(each): f"{each.resource} of session {each.session}" for each in changes.foreign},
+            foreign={row_key(each) for each in changes.foreign},
         )
         for event in new:
             written.events[event.kind] = written.events.get(event.kind, 0) + 1

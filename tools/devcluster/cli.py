@@ -14,7 +14,6 @@ from .errors import DevclusterError
 from .paths import clusters_root
 from .toolchain import Toolchain
 
-
 DEFAULT_PARTS = ("controlplane", "dolt", "terraform", "node")
 
 

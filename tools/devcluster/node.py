@@ -7,7 +7,6 @@ have fixed paths there.
 """
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -136,7 +135,7 @@ class Node:
 
     def _separated(self) -> bool:
         pid = self._holder.pid
-        return os.readlink(f"/proc/{pid}/exe").endswith("/pause")
+        return Path(f"/proc/{pid}/exe").readlink().name == "pause"
 
     def _connect(self, state: State) -> None:
         link, pid = _link(state), str(self._holder.pid)

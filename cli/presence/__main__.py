@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-from presence.errors import BoardError, PresenceError
-from presence.parser import command_module, parse, program_name, write_overview
+from presence.errors import BoardError, PresenceError, UsageError
+from presence.parser import VERBS, command_module, parse, program_name, write_overview
 
 TYPE_CHECKING = False  # importing typing costs 3 ms
 if TYPE_CHECKING:
@@ -33,8 +33,10 @@ def run(arguments: Sequence[str], env: Mapping[str, str], program: str = "presen
     try:
         parsed = parse(arguments, program)
         if parsed.verb is None:
+            if not parsed.help:
+                raise UsageError(f"a verb is required: {', '.join(VERBS)}; see {program} --help")
             write_overview(program)
-            return 0 if parsed.help else _without_verb()
+            return 0
         strict, json = parsed.strict, parsed.json
         from presence.context import Context
 
@@ -55,11 +57,6 @@ def run(arguments: Sequence[str], env: Mapping[str, str], program: str = "presen
         return 0
     except KeyboardInterrupt:
         return 130
-
-
-def _without_verb() -> int:
-    _complain("a verb is required, for example: presence list")
-    return 2
 
 
 def _complain(text: str) -> None:

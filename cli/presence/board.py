@@ -23,7 +23,6 @@ from presence.model.kinds import (
     SESSION_PLURAL,
     TTL_ANNOTATION,
 )
-from presence.model.names import claim_name, session_name
 from presence.model.times import format_micro_time, parse_time
 from presence.transport import quote
 
@@ -48,6 +47,20 @@ ATTEMPTS = 6
 #: More sessions than this are fetched with one list instead of one by one.
 _SINGLE_GETS = 6
 _LIVE_PHASES = "status.phase!=Expired,status.phase!=Released"
+
+
+def claim_name(session: str, resource: str) -> str:
+    """See `presence.model.names`, which is imported on first use: hashing costs 3 ms, and a list needs no names."""
+    from presence.model import names
+
+    return names.claim_name(session, resource)
+
+
+def session_name(session: str) -> str:
+    """See `presence.model.names`."""
+    from presence.model import names
+
+    return names.session_name(session)
 
 
 class GoneError(Exception):
@@ -181,16 +194,22 @@ class Board:
         """Put a new session in the place of one that has ended.
 
         Ended sessions never live again, so the object is deleted and made anew. Claims of the old one are detached
-        first: Kubernetes would collect them with their owner, and some may outlive it.
+        first: Kubernetes would collect them with their owner, and some may outlive it. Those of a completed session are
+        over, and stay so.
         """
         uid = old["metadata"]["uid"]
+        completed = COMPLETED in (old["spec"].get("state"), (old.get("status") or {}).get("phase"))
         detached = []
         for claim in self.claims(session=identity.session, ended=True):
             owners = claim["metadata"].get("ownerReferences") or []
             rest = [owner for owner in owners if owner.get("uid") != uid]
-            if len(rest) != len(owners):
+            over = completed and not has_ended(claim)
+            if over or len(rest) != len(owners):
+                change: dict[str, Any] = {"metadata": {"ownerReferences": rest or None}}
+                if over:
+                    change["spec"] = {"released": True}
                 try:
-                    changed = self.patch_claim(claim, {"metadata": {"ownerReferences": rest or None}})
+                    changed = self.patch_claim(claim, change)
                 except GoneError:
                     continue
                 if not has_ended(changed):

@@ -7,7 +7,6 @@ other, and RBAC decides who may write to the board at all.
 
 from __future__ import annotations
 
-import hashlib
 import os
 
 from presence.errors import UsageError
@@ -171,7 +170,7 @@ def remembered_session(env: Mapping[str, str]) -> str:
     """
     user, host, login = _user(env), short_host(), _login(env)
     prefix = f"{user}@{host}@"
-    digest = hashlib.sha256(f"{os.getuid()}\0{host}\0{login}".encode()).hexdigest()
+    digest = _sha256(f"{os.getuid()}\0{host}\0{login}")
     stored = _remember(_state_directory(env), f"session-{digest[:16]}", prefix)
     return stored or prefix + digest[-8:]
 
@@ -290,7 +289,13 @@ def _bounded(session: str) -> str:
     plain = _plain(session)
     if len(plain) <= SESSION_MAX:
         return plain
-    return plain[: SESSION_MAX - 9] + "~" + hashlib.sha256(plain.encode()).hexdigest()[:8]
+    return plain[: SESSION_MAX - 9] + "~" + _sha256(plain)[:8]
+
+
+def _sha256(text: str) -> str:
+    import hashlib  # costs 3 ms, and most calls have an id without it
+
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _checked(option: str, text: str, longest: int) -> str:

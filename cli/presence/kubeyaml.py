@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _KEY = re.compile(r"([A-Za-z][A-Za-z0-9._/-]*):(?: +(.*))?")
 _PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9_./@:+=~,()-]*(?: [A-Za-z0-9_./@+=~,()-]+)*")
+#: Text that begins with a digit and yet is neither a number nor a time in YAML 1.1: most tokens, and addresses.
+_DIGITS_FIRST = re.compile(r"(?!0[xXbB])[0-9]+[A-Za-z][0-9A-Za-z_]*|[0-9]+\.[0-9]+\.[0-9]+\.[0-9]+(?::[0-9]+)?")
 _DOUBLE = re.compile(r'"([^"\\]*)"')
 _SINGLE = re.compile(r"'([^']*)'")
 _INTEGER = re.compile(r"0|[1-9][0-9]{0,17}")
@@ -145,6 +147,8 @@ def _scalar(text: str) -> Any:
             return match[1]
     if _INTEGER.fullmatch(text):
         return int(text)
+    if _DIGITS_FIRST.fullmatch(text):
+        return text
     if not _PLAIN.fullmatch(text) or text.endswith(":") or ": " in text or text.lower() in _NOT_TEXT:
         raise _UnusualError
     return text

@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 #: Characters of another's text that are shown at most.
 TEXT_MAX = 200
 
-_ESCAPES = re.compile(
+# Compiled on first use, by `re`'s own cache: nearly all text is plain.
+_ESCAPES = (
     r"\x1b\[[0-?]*[ -/]*[@-~]"  # colours, cursor
     r"|\x1b[\]PX^_].*?(?:\x07|\x1b\\|\Z)"  # titles, links, device strings
     r"|\x1b[ -/]*[0-~]"
-    r"|\x9b[0-?]*[ -/]*[@-~]",
-    re.DOTALL,
+    r"|\x9b[0-?]*[ -/]*[@-~]"
 )
 #: Control characters, lone surrogates, and characters that hide or reorder others.
-_HIDDEN = re.compile(
+_HIDDEN = (
     "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f"
     "\ufeff\uffa0\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e0fff]"
 )
-_BLANK = re.compile(r"[\t\n\v\f\r\x1c-\x1f\x85\u2028\u2029 ]+")
+_BLANK = r"[\t\n\v\f\r\x1c-\x1f\x85\u2028\u2029 ]+"
 
 ELLIPSIS = "…"
 
@@ -39,7 +39,7 @@ def clean(text: object, limit: int = TEXT_MAX) -> str:
     """`text` of others on one line: without anything that is not plainly visible, and at most `limit` characters."""
     plain = str(text)
     if not (plain.isascii() and plain.isprintable()):
-        plain = _HIDDEN.sub("", _BLANK.sub(" ", _ESCAPES.sub("", plain)))
+        plain = fold(plain)
     plain = plain.strip()
     return plain if len(plain) <= limit else plain[: limit - 1].rstrip() + ELLIPSIS
 
@@ -52,7 +52,10 @@ def quoted(text: object, limit: int = TEXT_MAX) -> str:
 
 def fold(text: str) -> str:
     """One's own text as the board takes it: on one line, white space folded, without invisible characters."""
-    return _HIDDEN.sub("", _BLANK.sub(" ", _ESCAPES.sub("", text))).strip()
+    if text.isascii() and text.isprintable() and "  " not in text:
+        return text.strip()
+    without_escapes = re.sub(_ESCAPES, "", text, flags=re.DOTALL)
+    return re.sub(_HIDDEN, "", re.sub(_BLANK, " ", without_escapes)).strip()
 
 
 def width(text: str) -> int:

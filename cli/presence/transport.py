@@ -281,7 +281,7 @@ class Connection:
         context = _tls_context(self._access, self._client_pem)
         try:
             raw.settimeout(self._deadline.remaining(doing))
-            return context.wrap_socket(raw, server_hostname=self._access.server_name or self._host)
+            return context.wrap_socket(raw, server_hostname=_server_name(self._access.server_name or self._host))
         except TimeoutError:
             raw.close()
             raise self._deadline.passed(doing) from None
@@ -311,7 +311,7 @@ class Connection:
             try:
                 # A silent address must leave time for the others.
                 candidate.settimeout(self._deadline.remaining(doing) / (len(addresses) - index))
-                candidate.connect(address)
+                candidate.connect(_ascii(address))
                 candidate.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             except TimeoutError:
                 candidate.close()
@@ -404,6 +404,16 @@ def _look_up(host: str, port: int, deadline: Deadline) -> list[Any]:
         reason = getattr(found, "strerror", None) or "no such host name"
         raise UnreachableError(f"cannot look up {host}: {reason}; check the server in the kubeconfig")
     return list(found)
+
+
+def _ascii(address: Any) -> Any:
+    # For text, the socket module loads its codec for international names, though addresses are numbers here.
+    return (address[0].encode("ascii"), *address[1:])
+
+
+def _server_name(host: str) -> str | bytes:
+    # The same codec again; only names outside of ASCII need it.
+    return host.encode("ascii") if host.isascii() else host
 
 
 def _tls_context(access: Access, client_pem: bytes | None) -> ssl.SSLContext:

@@ -180,7 +180,7 @@ class Cluster:
         if not self.directory.exists():
             return
         if not self.exists:
-            if any(self.directory.iterdir()) and not (self.directory / "state.lock").exists():
+            if self._foreign_files():
                 raise DevclusterError(f"{self.directory} holds no cluster; nothing was removed")
             shutil.rmtree(self.directory)
             return
@@ -241,12 +241,12 @@ class Cluster:
         return exclusive(self.directory / "life.lock", "another `up` or `down` of this cluster", timeout=600)
 
     def _check_directory(self) -> None:
-        if self.directory.exists() and not self.exists:
-            foreign = {path.name for path in self.directory.iterdir()} - {"life.lock", "state.lock"}
-            if foreign:
-                raise DevclusterError(f"{self.directory} is not empty and holds no cluster; name another directory")
-        if len(str(self.directory)) > 70:
-            raise DevclusterError(f"{self.directory}: the path is too long for Unix sockets (70 characters at most)")
+        if self.directory.exists() and not self.exists and self._foreign_files():
+            raise DevclusterError(f"{self.directory} is not empty and holds no cluster; name another directory")
+
+    def _foreign_files(self) -> bool:
+        """Whether there is more than what an `up` leaves that was killed before it had a state."""
+        return bool({path.name for path in self.directory.iterdir()} - {"life.lock", "state.lock", "state.new", "logs"})
 
     def _prepare_programs(self, parts: list[str]) -> None:
         debian.ensure_programs({"openssl": "openssl"})

@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from . import catalog, cgroups, cleanup, controlplane, image, ports, processes
 from .errors import DevclusterError
@@ -30,6 +30,8 @@ PROGRAMS = {
 """Programs of the system that a node needs, with their Debian packages."""
 
 PROCESS_NAMES = ("node", "forward", "containerd", "kubelet", "kube-proxy")
+# Inside the node: short paths of its own, so that the cluster's directory may be as long as it likes.
+_SOCKET = "/run/containerd/containerd.sock"
 POD_NETWORK = "10.244.0.0/24"
 PAUSE_IMAGE = "localhost/presence/pause:1"
 
@@ -74,10 +76,6 @@ class Node:
     def _home(self) -> Path:
         return self._store.directory / "node"
 
-    @property
-    def _socket(self) -> Path:
-        return self._home / "containerd.sock"
-
     def up(self, scheduler: Process) -> None:
         """Start what is missing and wait until the node is Ready. The control plane must be up."""
         directory = self._store.directory
@@ -108,9 +106,8 @@ class Node:
         """Import every image of an OCI archive."""
         if not archive.exists():
             raise DevclusterError(f"{archive}: no such image archive; `devcluster image build-operator` makes one")
-        ctr = self._toolchain.path("ctr")
-        command = [str(ctr), "--address", str(self._socket), "--namespace", "k8s.io", "images", "import", str(archive)]
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        with archive.open("rb") as content:
+            answer = self._ctr("--namespace", "k8s.io", "images", "import", "-", content=content, timeout=300)
         if answer.returncode != 0:
             raise DevclusterError(f"{archive} was not imported: {(answer.stdout + answer.stderr).strip()[-1500:]}")
 
@@ -178,8 +175,21 @@ class Node:
         self.containerd.start()
 
     def _containerd_answers(self) -> bool:
-        command = [str(self._toolchain.path("ctr")), "--address", str(self._socket), "--timeout", "2s", "version"]
-        return subprocess.run(command, capture_output=True, timeout=20, check=False).returncode == 0
+        return self._ctr("--timeout", "2s", "version", timeout=20).returncode == 0
+
+    def _ctr(
+        self, *arguments: str, timeout: float, content: IO[bytes] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run ctr inside the node, where containerd's socket is; `content` is its standard input."""
+        command = self._joined(self._toolchain.path("ctr"), "--address", _SOCKET, *arguments)
+        return subprocess.run(
+            command,
+            stdin=content or subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
 
     def _pause_archive(self) -> Path:
         archive = self._home / "pause.tar"
@@ -194,7 +204,7 @@ class Node:
             self._toolchain.path("kubelet"),
             f"--config={config}",
             f"--kubeconfig={pki_dir / 'kubelet.kubeconfig'}",
-            f"--root-dir={self._home / 'kubelet'}",
+            "--root-dir=/var/lib/kubelet",
             f"--cert-dir={self._home / 'kubelet-pki'}",
             f"--hostname-override={self.name}",
             f"--node-ip={self.address}",
@@ -261,7 +271,7 @@ disabled_plugins = ['io.containerd.nri.v1.nri', 'io.containerd.snapshotter.v1.er
   'io.containerd.tracing.processor.v1.otlp']
 
 [grpc]
-  address = '{home / "containerd.sock"}'
+  address = '{_SOCKET}'
 
 [plugins.'io.containerd.cri.v1.images']
   snapshotter = '{snapshotter}'
@@ -289,7 +299,7 @@ def _kubelet_config(directory: Path, state: State) -> dict[str, Any]:
             "x509": {"clientCAFile": str(directory / "pki" / "ca.crt")},
         },
         "authorization": {"mode": "Webhook"},
-        "containerRuntimeEndpoint": f"unix://{home / 'containerd.sock'}",
+        "containerRuntimeEndpoint": f"unix://{_SOCKET}",
         "podLogsDir": str(directory / "logs" / "pods"),
         "volumePluginDir": str(home / "volume-plugins"),
         "resolvConf": "",

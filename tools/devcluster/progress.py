@@ -15,10 +15,18 @@ def remaining_seconds(
     `done` holds (reference, measured) pairs. A step that outlasts its scaled reference is counted as about to end:
     the figure then stays at what is pending instead of turning negative.
     """
+    scale = speed(done)
+    return max(0.0, current_reference * scale - current_elapsed) + scale * sum(pending)
+
+
+def speed(done: Sequence[tuple[float, float]]) -> float:
+    """How long this machine takes for what takes the reference machine a second.
+
+    Not below a quarter: one step that a warm compiler cache made quick says little about the next.
+    """
     reference = sum(pair[0] for pair in done)
     measured = sum(pair[1] for pair in done)
-    scale = measured / reference if reference >= 10 else 1.0
-    return max(0.0, current_reference * scale - current_elapsed) + scale * sum(pending)
+    return max(0.25, measured / reference) if reference >= 10 else 1.0
 
 
 def human(seconds: float) -> str:
@@ -71,8 +79,10 @@ class Progress:
         pending = [step[1] for step in self.steps[number + 1 :]]
         left = remaining_seconds(self._done, reference, elapsed, pending)
         text = f"[{number + 1}/{len(self.steps)}] {name}: {verb}, {human(elapsed)}"
-        if left < 1:
-            text += ", taking longer than on the reference machine"
+        expected = reference * speed(self._done)
+        if elapsed > expected:
+            text += f", longer than the expected {human(expected)}"
+            text += f"; then about {human(left)} more" if pending else ""
         else:
             text += f", about {human(left)} left in all"
         self._write(text, "" if terminal else "\n")

@@ -61,7 +61,7 @@ docs: setup ## regenerate the reference pages from the code
 
 .PHONY: bench
 bench: setup tools ## measure speed beside peers; writes docs/performance.md's figures
-	@$(PY) -m tests.bench $(ARGS)
+	@PYTHONPATH=tests:tools $(PY) -m bench $(ARGS)
 
 .PHONY: clean
 clean: ## remove the clone's caches (the shared tool cache stays)

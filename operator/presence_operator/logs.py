@@ -80,7 +80,8 @@ class _Formatter(logging.Formatter):
         # kopf hands over whole object references; its messages name the object already.
         values = {key: value for key, value in values.items() if not key.startswith("k8s_") and key != "settings"}
         values |= getattr(record, _FIELDS, {})
-        if record.exc_info and record.exc_info[0] is not None:
+        # kopf's own inner parts add a traceback to every attempt that fails, though their messages tell the error.
+        if record.exc_info and record.exc_info[0] is not None and not record.name.startswith("kopf._"):
             values["exception"] = self.formatException(record.exc_info)
         return self._redacted(self.line(record, values))
 

@@ -171,7 +171,7 @@ class Metrics:
         self._mirror_errors = self._counter(
             "presence_mirror_errors", "Failures of the mirror, by their cause.", "reason"
         )
-        self._mirror_up = self._gauge("presence_mirror_up", "1 while the mirror's database answers, else 0.")
+        self._mirror_up = self._gauge("presence_mirror_up", "1 while the mirror's database answers the leader, else 0.")
         self._schema_state = self._gauge(
             "presence_mirror_schema_state", "1 for the state that the mirror's schema is in, 0 for the others.", "state"
         )
@@ -305,6 +305,10 @@ class Metrics:
     def leader(self, leading: bool) -> None:
         """This operator acts (also when there is no election), or not."""
         self._leader.set(float(leading))
+        if not leading:
+            # Only the leader mirrors; what was waiting here is the next one's, and must not raise an alarm for ever.
+            self.observe_mirror(lag=lambda: 0.0, pending=lambda: 0.0)
+            self._mirror_up.set(0)
 
     def ready(self, ready: bool) -> None:
         """The operator knows all objects, or not yet."""

@@ -239,7 +239,7 @@ class Settings:
         "Look after the boards in these namespaces only; may be repeated or separated by commas.",
         "All, because a board is any namespace with claims in it; naming them needs fewer rights.",
         env="PRESENCE_NAMESPACES",
-        shown="all",
+        shown="all of them",
     )
     kubeconfig: str | None = _option(
         _kubeconfig,
@@ -342,7 +342,7 @@ class Settings:
         None,
         "Write the address that was bound to this file.",
         "It is the way to learn the port after `--listen 127.0.0.1:0`.",
-        shown="none",
+        shown="no file",
     )
     liveness_limit: float = _option(
         _seconds(30, 3600),

@@ -158,12 +158,11 @@ class Elector:
             except LeaseError as error:
                 failures += 1
                 self._report(str(error))
-                if self._clock() >= self._until:
-                    self._stop("the lease could not be renewed in time")
             except Exception:  # noqa: BLE001 - whatever it is, a candidate that is gone helps nobody
                 failures += 1
                 _log.exception("the election stumbled and goes on")
-                self._stop("of an unexpected error")
+            if self._led and self._clock() >= self._until:
+                self._stop("the lease could not be renewed in time")
             await asyncio.sleep(self._pause(failures))
 
     def _pause(self, failures: int) -> float:

@@ -170,3 +170,16 @@ def test_libraries_are_quiet_even_at_debug() -> None:
 def test_whole_object_references_of_kopf_are_left_out() -> None:
     extra: dict[str, Any] = {"k8s_ref": {"name": "x"}, "k8s_skip": False, "settings": object()}
     assert only("text", lambda log: log.info("note", extra=extra)).endswith("note")
+
+
+def test_an_attempt_of_kopf_that_failed_is_told_without_its_traceback_and_a_broken_handler_with_it() -> None:
+    def emit(_: logging.Logger) -> None:
+        try:
+            raise OSError("refused")
+        except OSError:
+            logging.getLogger("kopf._cogs.clients.watching").exception("attempt failed: refused")
+            logging.getLogger("kopf.objects").exception("handler failed")
+
+    attempt, handler = lines("text", emit)
+    assert attempt.endswith("attempt failed: refused")
+    assert "Traceback" in handler

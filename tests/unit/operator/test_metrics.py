@@ -123,6 +123,16 @@ def test_waiting_actions_and_the_mirror_are_read_when_asked(metrics: Metrics) ->
     assert value(metrics, "presence_mirror_pending_rows") == 7
 
 
+def test_a_follower_has_nothing_to_mirror(metrics: Metrics) -> None:
+    metrics.leader(True)
+    metrics.mirror_up(True)
+    metrics.observe_mirror(lag=lambda: 99.0, pending=lambda: 7)
+    metrics.leader(False)
+    assert value(metrics, "presence_mirror_lag_seconds") == 0
+    assert value(metrics, "presence_mirror_pending_rows") == 0
+    assert value(metrics, "presence_mirror_up") == 0
+
+
 @pytest.mark.parametrize("accept", ["", "application/openmetrics-text; version=1.0.0", "text/plain; version=1.0.0"])
 def test_the_scrape_parses_in_every_format(accept: str) -> None:
     metrics = Metrics()

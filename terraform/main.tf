@@ -139,7 +139,6 @@ resource "kubectl_manifest" "job" {
   })
   # The template of a Job cannot be changed.
   force_new = true
-  wait      = true
 
   depends_on = [kubectl_manifest.namespace, kubectl_manifest.migrations, kubectl_manifest.dsn]
 }
@@ -216,7 +215,6 @@ resource "kubectl_manifest" "gate" {
     }
   })
   force_new = true
-  wait      = true
 
   timeouts {
     create = "${var.job_timeout_seconds + 120}s"

@@ -232,7 +232,7 @@ def _state_directory(env: Mapping[str, str]) -> str:
     cache = env.get("XDG_CACHE_HOME")
     if cache and os.path.isabs(cache):
         return f"{cache}/presence"
-    return f"{env.get('HOME') or '/nonexistent'}/.cache/presence"
+    return f"{env.get('HOME') or os.path.expanduser('~')}/.cache/presence"
 
 
 def _login(env: Mapping[str, str]) -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _KEY = re.compile(r"([A-Za-z][A-Za-z0-9._/-]*):(?: +(.*))?")
-_PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9_./@:+=~,()-]*(?: [A-Za-z0-9_./@+=~,()-]+)*")
+_PLAIN = re.compile(r"-{0,2}[A-Za-z/][A-Za-z0-9_./@:+=~,()-]*(?: [A-Za-z0-9_./@+=~,()-]+)*")
 #: Text that begins with a digit and yet is neither a number nor a time in YAML 1.1: most tokens, and addresses.
 _DIGITS_FIRST = re.compile(r"(?!0[xXbB])[0-9]+[A-Za-z][0-9A-Za-z_]*|[0-9]+\.[0-9]+\.[0-9]+\.[0-9]+(?::[0-9]+)?")
 _DOUBLE = re.compile(r'"([^"\\]*)"')

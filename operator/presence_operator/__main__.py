@@ -95,7 +95,11 @@ def _run(given: argparse.Namespace) -> int:
     logs.setup(settings)
     log = logging.getLogger("presence_operator")
 
-    from presence_operator.shell import app  # loads kopf and the Kubernetes client: half a second
+    # Loads kopf and the Kubernetes client, which takes half a second.
+    import yaml
+    from kubernetes.aio.config import ConfigException
+
+    from presence_operator.shell import app
     from presence_operator.shell.health import ListenError
 
     try:
@@ -104,6 +108,14 @@ def _run(given: argparse.Namespace) -> int:
         return 0
     except ListenError as error:
         print(f"presence-operator: {error}", file=sys.stderr)
+        return 1
+    except (ConfigException, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        print(
+            f"presence-operator: no way to the API server: {reason}: name a kubeconfig with --kubeconfig or KUBECONFIG "
+            "and one of its contexts with --context, or run inside of a cluster with a service account",
+            file=sys.stderr,
+        )
         return 1
     except Exception:
         log.exception("the operator failed")
@@ -114,7 +126,7 @@ def _migrate(given: argparse.Namespace) -> int:
     from presence_operator import logs
     from presence_operator import migrate as migration
 
-    dsn = load_dsn(given.dsn_file, os.environ)
+    dsn = None if given.print_hash else load_dsn(given.dsn_file, os.environ)
     logs.configure("text", "info", [dsn.password] if dsn else [])
     return migration.main(given, dsn)
 

@@ -32,7 +32,7 @@ NAME = "presence-operator"
 #: Lease duration, renew deadline, retry period. Never runs out in a test.
 PATIENT = ("600", "400", "0.2")
 #: Runs out within a test, and leaves a busy machine time to renew.
-HASTY = ("4", "3", "0.3")
+HASTY = ("6", "5", "0.4")
 
 
 class Candidate:

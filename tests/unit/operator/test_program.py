@@ -1,0 +1,95 @@
+"""`presence-operator` as a program: how it ends when it cannot start."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from presence_operator.__main__ import main
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+KUBECONFIG = """
+apiVersion: v1
+kind: Config
+clusters: [{name: c, cluster: {server: "http://127.0.0.1:1"}}]
+users: [{name: u, user: {token: not-a-token}}]
+contexts: [{name: x, context: {cluster: c, user: u}}]
+current-context: x
+"""
+
+
+@pytest.fixture(autouse=True)
+def _logging_restored() -> Iterator[None]:
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = before
+    logging.captureWarnings(False)
+
+
+def run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    keep = {key: value for key, value in os.environ.items() if not key.startswith(("PRESENCE_", "KUBE"))}
+    return subprocess.run(
+        [sys.executable, "-m", "presence_operator", "run", "--listen", "127.0.0.1:0", *arguments],
+        env={**keep, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "flags", "expected"),
+    [
+        (None, [], "no way to the API server"),
+        ("not: [yaml", ["--kubeconfig", "config"], "no way to the API server: while parsing"),
+        (KUBECONFIG, ["--kubeconfig", "config", "--context", "nope"], "Expected object with name nope"),
+    ],
+)
+def test_without_a_usable_kubeconfig_it_says_what_to_set(
+    tmp_path: Path, content: str | None, flags: list[str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        (tmp_path / "config").write_text(content)
+    done = run(tmp_path, *flags)
+    assert done.returncode == 1
+    assert expected in done.stderr
+    assert "--kubeconfig" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_address_in_use_ends_it_with_a_reason(tmp_path: Path) -> None:
+    (tmp_path / "config").write_text(KUBECONFIG)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = run(tmp_path, "--kubeconfig", str(tmp_path / "config"), "--listen", address)
+    assert done.returncode == 1
+    assert f"--listen {address}: Address already in use" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_hash_of_the_migrations_needs_no_usable_address(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRESENCE_DSN", "nonsense")
+    assert main(["migrate", "--print-hash"]) == 0
+    assert len(capsys.readouterr().out.strip()) == 64
+
+
+def test_an_unusable_address_is_explained_before_anything_is_migrated(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRESENCE_DSN", "nonsense")
+    assert main(["migrate"]) == 2
+    assert "presence-operator: PRESENCE_DSN: " in capsys.readouterr().err

@@ -190,13 +190,14 @@ def decide_session(
         if active_claims != old.active_claims and now >= count_due:
             kept = deadline if old.expires_at is None else old.expires_at
             return write(old.phase, kept, old.ended_at, Priority.LOW)
+        look_at = count_due if active_claims != old.active_claims else NEVER
         if claims:
             # Deleting it would take its claims along, live ones as well as history that is still to be shown.
-            return Decision(look_at=count_due if active_claims != old.active_claims else NEVER)
+            return Decision(look_at=look_at)
         kept_until = (session.created if old.ended_at is None else old.ended_at) + policy.retention
         if now >= kept_until:
             return Decision(DeleteObject(session, attempt), priority=Priority.LOW)
-        return Decision(look_at=kept_until)
+        return Decision(look_at=min(look_at, kept_until))
 
     promised = deadline if old.expires_at is None else old.expires_at
     if session.state == kinds.COMPLETED:

@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING
 
 from bench import cli, cold_start, expiry, mirror, steady
 from bench.arena import Arena, arena
+from bench.observe import Noise
 from bench.report import RESULTS, Section, machine, now, write_docs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+#: Cores that other programs may use before the figures are worth little.
+QUIET = 0.1
 BENCHES = {"cold-start": cold_start, "expiry": expiry, "steady": steady, "mirror": mirror, "cli": cli}
 
 
@@ -64,9 +67,11 @@ def _one(name: str, where: Arena, options: argparse.Namespace) -> None:
         machine=machine(),
     )
     print(f"\n{name}", flush=True)
-    begin = time.monotonic()
-    measures = _measures(options)
-    measures[name](where, section)
+    begin, noise = time.monotonic(), Noise(where.cluster)
+    _measures(options)[name](where, section)
+    section.machine["cores_used_by_others"] = others = round(noise.cores(), 2)
+    if others > QUIET:
+        print(f"  other programs kept {others} cores busy meanwhile: run it again on a quiet machine", flush=True)
     path = section.save()
     print(f"  {time.monotonic() - begin:.0f} s; all figures in {path}", flush=True)
 

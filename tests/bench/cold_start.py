@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import statistics
 import subprocess
@@ -143,12 +144,12 @@ def _wait(
         nonlocal usage
         code = process.poll()
         if code is None:
-            usage = Usage.of(process.pid)
+            with contextlib.suppress(OSError):  # it ended a moment ago
+                usage = Usage.of(process.pid)
         elif code or not may_end:
             raise RuntimeError(f"the process ended with {code}; its log is in .cache/bench/logs")
 
     seen = watch.until(kinds.ACTIVE, size, limit, alive)
-    if process.poll() is None:
-        usage = Usage.of(process.pid)
+    alive()
     first, last = min(seen.values()), max(seen.values())
     return Start(last - begin, (size - 1) / (last - first), usage.cpu, usage.peak)

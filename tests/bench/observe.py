@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
+from devcluster import DevclusterError
 from presence.model import kinds
 
 if TYPE_CHECKING:
@@ -192,3 +193,32 @@ class Usage:
         match = re.search(r"^VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
         peak = int(match[1]) / 1024 if match else float("nan")
         return cls((int(fields[11]) + int(fields[12])) / _TICKS, peak)
+
+
+class Noise:
+    """How much of the machine others used: all CPU time minus that of the bench, its programs and its cluster."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._begin = time.monotonic()
+        self._before = _busy() - self._known()
+
+    def cores(self) -> float:
+        """Cores that other programs kept busy on average since the start."""
+        used = _busy() - self._known() - self._before
+        return max(0.0, used / (time.monotonic() - self._begin))
+
+    def _known(self) -> float:
+        times = os.times()
+        used = times.user + times.system + times.children_user + times.children_system
+        for name in self._cluster.processes():
+            # Gone meanwhile, or not running at the moment.
+            with contextlib.suppress(OSError, DevclusterError):
+                used += Usage.of(self._cluster.process(name).pid).cpu
+        return used
+
+
+def _busy() -> float:
+    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    user, nice, system, _idle, _iowait, irq, softirq = map(int, fields[:7])
+    return (user + nice + system + irq + softirq) / _TICKS

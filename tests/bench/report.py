@@ -143,7 +143,7 @@ def _origin(section: Section) -> str:
     return (
         f"`{section.command}` on {section.date}: {machine['cpu']}, {machine['cores']} cores, "
         f"{machine['memory_gib']} GiB, {machine['kernel']}, Python {machine['python']}; "
-        f"load average before the run {machine['load_average_before']}."
+        f"other programs used {machine['cores_used_by_others']} cores meanwhile."
     )
 
 

@@ -58,49 +58,50 @@ def directory(tmp_path: Path) -> Iterator[Path]:
     Cluster(path).down()
 
 
-def test_two_clusters_live_side_by_side_and_one_goes_without_the_other(directory: Path, tmp_path: Path) -> None:
-    first = Cluster(directory)
-    with Cluster(tmp_path / "c2") as second:
-        first.up(dolt=False)
-        second.up(dolt=False)
-        run_kubectl(first, "create", "namespace", "only-here")
-        assert "only-here" in run_kubectl(first, "get", "namespaces", "--output=name")
-        assert "only-here" not in run_kubectl(second, "get", "namespaces", "--output=name")
-        gone = second.id
-        second.down()
-        assert _traces(second.directory, gone) == []
-        assert "only-here" in run_kubectl(first, "get", "namespaces", "--output=name")
-        assert all(first.processes().values())
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster for tests that leave it as they found it."""
+    with Cluster(tmp_path_factory.mktemp("shared") / "c1") as cluster:
+        cluster.up()
+        yield cluster
 
 
-def test_the_kubeconfig_logs_in_with_a_certificate_or_with_a_token(directory: Path) -> None:
-    cluster = Cluster(directory)
-    cluster.up(dolt=False)
+def test_two_clusters_live_side_by_side_and_one_goes_without_the_other(shared: Cluster, directory: Path) -> None:
+    other = Cluster(directory)
+    other.up(dolt=False)
+    run_kubectl(shared, "create", "namespace", "only-here")
+    assert "only-here" in run_kubectl(shared, "get", "namespaces", "--output=name")
+    assert "only-here" not in run_kubectl(other, "get", "namespaces", "--output=name")
+    gone = other.id
+    other.down()
+    assert _traces(directory, gone) == []
+    assert all(shared.processes().values())
+    run_kubectl(shared, "delete", "namespace", "only-here", "--timeout=60s")
+
+
+def test_the_kubeconfig_logs_in_with_a_certificate_or_with_a_token(shared: Cluster) -> None:
     for context in ("presence-c1", "presence-c1-token"):
-        said = run_kubectl(cluster, "--context", context, "auth", "whoami", "--output=json")
+        said = run_kubectl(shared, "--context", context, "auth", "whoami", "--output=json")
         assert "system:masters" in json.loads(said)["status"]["userInfo"]["groups"]
 
 
-def test_env_sh_points_a_shell_at_the_cluster(directory: Path) -> None:
-    cluster = Cluster(directory)
-    cluster.up()
-    script = f'. {cluster.env_file} && kubectl get --raw /readyz && echo " $PRESENCE_DSN $PRESENCE_METRICS_URL"'
+def test_env_sh_points_a_shell_at_the_cluster(shared: Cluster) -> None:
+    script = f'. {shared.env_file} && kubectl get --raw /readyz && echo " $PRESENCE_DSN $PRESENCE_METRICS_URL"'
     answer = subprocess.run(
         ["sh", "-ec", script], capture_output=True, text=True, timeout=60, check=True, env={"PATH": "/usr/bin:/bin"}
     )
-    assert answer.stdout.split() == ["ok", cluster.dolt.dsn, cluster.metrics_url]
+    assert answer.stdout.split() == ["ok", shared.dolt.dsn, shared.metrics_url]
 
 
-def test_the_mirrors_user_reaches_its_own_database_only(directory: Path) -> None:
-    cluster = Cluster(directory)
-    cluster.up()
-    with _connected(cluster.dolt.dsn) as connection, connection.cursor() as cursor:
-        cursor.execute("CREATE TABLE t (a INT PRIMARY KEY)")
+def test_the_mirrors_user_reads_no_other_database_and_needs_its_password(shared: Cluster) -> None:
+    with _connected(shared.dolt.dsn) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE mine (a INT PRIMARY KEY)")
         cursor.execute("CALL dolt_commit('-Am', 'a table')")
         with pytest.raises(pymysql.MySQLError, match="Access denied"):
             cursor.execute("SELECT * FROM mysql.user")
+        cursor.execute("DROP TABLE mine")
     with pytest.raises(pymysql.MySQLError, match="Access denied"):
-        _connected(cluster.dolt.dsn.replace("mysql://presence:", "mysql://presence:x")).close()
+        _connected(shared.dolt.dsn.replace("mysql://presence:", "mysql://presence:x")).close()
 
 
 def _connected(dsn: str) -> "pymysql.Connection[pymysql.cursors.Cursor]":
@@ -115,58 +116,67 @@ def _connected(dsn: str) -> "pymysql.Connection[pymysql.cursors.Cursor]":
     )
 
 
-def test_what_was_killed_comes_back_on_its_port_with_its_data(directory: Path) -> None:
-    cluster = Cluster(directory)
-    cluster.up()
+def test_a_paused_server_answers_nothing_until_it_is_resumed(shared: Cluster) -> None:
+    shared.dolt.pause()
+    try:
+        assert shared.dolt.running
+        assert not shared.dolt.answers()
+    finally:
+        shared.dolt.resume()
+    eventually(shared.dolt.answers, "Dolt greets again")
+
+
+def test_a_guest_process_gets_the_clusters_settings_and_is_replaced_by_its_next_start(shared: Cluster) -> None:
+    script = "import os, time; print(os.environ['KUBECONFIG'], os.environ['MINE'], flush=True); time.sleep(600)"
+    guest = shared.spawn("guest", [sys.executable, "-c", script], {"MINE": "yes"})
+    eventually(lambda: guest.log.read_text() == f"{shared.kubeconfig} yes\n", "the guest's log")
+    assert Cluster(shared.directory).process("guest").pid == guest.pid
+    first = guest.pid
+    second = shared.spawn("guest", [sys.executable, "-c", "import time; time.sleep(600)"])
+    assert processes.start_ticks(first) is None
+    assert second.running
+    second.stop()
+
+
+def test_status_tells_what_runs_and_fails_when_something_does_not(shared: Cluster) -> None:
+    shared.controller_manager.kill()
+    answer = _run("status", "c1", "--dir", str(shared.directory))
+    assert answer.returncode == 3
+    assert "controller-manager   down" in answer.stdout
+    shared.controller_manager.start()
+    assert "controller-manager   running" in _run("status", "c1", "--dir", str(shared.directory)).stdout
+
+
+def test_a_server_that_cannot_start_is_reported_with_the_end_of_its_log(shared: Cluster) -> None:
+    shared.dolt.stop()
+    try:
+        with (
+            socket.create_server(("127.0.0.1", shared.dolt.port)),
+            pytest.raises(DevclusterError, match=r"(?s)dolt ended before it was ready.*already in use"),
+        ):
+            shared.dolt.start()
+    finally:
+        shared.dolt.start()
+
+
+def test_what_was_killed_comes_back_on_its_port_with_its_data(shared: Cluster) -> None:
+    cluster = shared
     with _connected(cluster.dolt.dsn) as connection, connection.cursor() as cursor:
-        cursor.execute("CREATE TABLE t (a INT PRIMARY KEY)")
+        cursor.execute("CREATE TABLE kept (a INT PRIMARY KEY)")
     run_kubectl(cluster, "create", "namespace", "kept")
     url, dsn = cluster.server_url, cluster.dolt.dsn
     for process in (cluster.dolt, cluster.apiserver, cluster.etcd, cluster.controller_manager):
         process.kill()
         assert not process.running
     cluster.up()
-    assert all(cluster.processes().values())
+    assert all(process.running for process in (cluster.dolt, cluster.apiserver, cluster.controller_manager))
     assert (cluster.server_url, cluster.dolt.dsn) == (url, dsn)
     assert run_kubectl(cluster, "get", "namespace", "kept", "--output=name") == "namespace/kept\n"
     with _connected(dsn) as connection, connection.cursor() as cursor:
-        assert cursor.execute("SHOW TABLES LIKE 't'") == 1
+        assert cursor.execute("SHOW TABLES LIKE 'kept'") == 1
 
 
-def test_a_paused_server_answers_nothing_until_it_is_resumed(directory: Path) -> None:
-    cluster = Cluster(directory)
-    cluster.up()
-    cluster.dolt.pause()
-    assert cluster.dolt.running
-    assert not cluster.dolt.answers()
-    cluster.dolt.resume()
-    eventually(cluster.dolt.answers, "Dolt greets again")
-
-
-def test_a_guest_process_belongs_to_the_cluster_and_ends_with_it(directory: Path) -> None:
-    cluster = Cluster(directory)
-    cluster.up(dolt=False)
-    script = "import os, signal, time; print(os.environ['KUBECONFIG'], os.environ['MINE'], flush=True); time.sleep(600)"
-    guest = cluster.spawn("guest", [sys.executable, "-c", script], {"MINE": "yes"})
-    eventually(lambda: guest.log.read_text() == f"{cluster.kubeconfig} yes\n", "the guest's log")
-    again = Cluster(directory).process("guest")
-    assert again.pid == guest.pid
-    replaced = cluster.spawn("guest", [sys.executable, "-c", "import time; time.sleep(600)"])
-    pid = replaced.pid
-    cluster.down()
-    assert processes.start_ticks(pid) is None
-
-
-def test_a_server_that_cannot_start_is_reported_with_the_end_of_its_log(directory: Path) -> None:
-    cluster = Cluster(directory)
-    cluster.up(dolt=False)
-    cluster.etcd.stop()
-    port = int(cluster.etcd.record.argv[3].rpartition(":")[2])
-    with socket.create_server(("127.0.0.1", port)), pytest.raises(DevclusterError, match="address already in use"):
-        cluster.etcd.start()
-
-
-@pytest.mark.parametrize("started", [1, 2, 4])
+@pytest.mark.parametrize("started", [1, 4])
 def test_down_removes_all_of_a_start_that_was_killed_half_way(started: int, directory: Path) -> None:
     launcher = _launch("up", "c1", "--dir", str(directory))
     try:
@@ -200,16 +210,7 @@ def test_up_finishes_what_a_killed_up_began(directory: Path) -> None:
     cluster = Cluster(directory)
     cluster.up()
     assert run_kubectl(cluster, "get", "--raw", "/readyz") == "ok"
-
-
-def test_status_tells_what_runs_and_fails_when_something_does_not(directory: Path) -> None:
-    cluster = Cluster(directory)
-    cluster.up(dolt=False)
     assert _run("status", "c1", "--dir", str(directory)).returncode == 0
-    cluster.controller_manager.kill()
-    answer = _run("status", "c1", "--dir", str(directory))
-    assert answer.returncode == 3
-    assert "controller-manager   down" in answer.stdout
 
 
 _POD = """

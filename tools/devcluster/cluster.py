@@ -171,6 +171,7 @@ class Cluster:
                 self._up_control_plane()
                 if "node" in parts:
                     self.node.up(self.scheduler)
+                    self._wait_for_account()
                 if database is not None:
                     database.result()
             self._write_environment()
@@ -291,6 +292,10 @@ class Cluster:
         self.etcd.wait_ready()
         self.apiserver.wait_ready()
         self.controller_manager.start()
+
+    def _wait_for_account(self) -> None:
+        """Only then can pods of the namespace `default` be admitted."""
+        state = self._store.read()
         if not processes.wait_until(lambda: controlplane.default_account_exists(self.directory, state), 60):
             tail = processes.tail(self.controller_manager.log)
             raise DevclusterError(f"no service account after 60 s; {self.controller_manager.log}:\n{tail}")

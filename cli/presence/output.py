@@ -93,6 +93,10 @@ def pad(text: str, columns: int) -> str:
     return text + " " * max(0, columns - width(text))
 
 
+#: Columns that a cell shrinks to on a very narrow terminal.
+_TIGHT = 5
+
+
 class Column:
     """One column of a table: its heading, how far it may shrink, and whether it goes first when space is short."""
 
@@ -117,9 +121,14 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], limit: int |
     sizes = list(natural)
     if limit is not None:
         while True:
-            sizes = _shrink([columns[at] for at in chosen], [natural[at] for at in chosen], limit)
+            sizes = _shrink([columns[at].least for at in chosen], [natural[at] for at in chosen], limit)
+            if sum(sizes) + 2 * (len(chosen) - 1) <= limit:
+                break
             droppable = [at for at in chosen if columns[at].droppable]
-            if sum(sizes) + 2 * (len(chosen) - 1) <= limit or not droppable:
+            if not droppable:
+                # Better a table that is hard to read than one that breaks its lines.
+                tight = [min(columns[at].least, _TIGHT) for at in chosen]
+                sizes = _shrink(tight, [natural[at] for at in chosen], limit)
                 break
             chosen.remove(max(droppable, key=lambda at: columns[at].droppable))
     else:
@@ -130,17 +139,17 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], limit: int |
     return lines
 
 
-def _shrink(columns: Sequence[Column], natural: Sequence[int], limit: int) -> list[int]:
+def _shrink(least: Sequence[int], natural: Sequence[int], limit: int) -> list[int]:
     sizes = list(natural)
-    room = limit - 2 * (len(columns) - 1)
+    room = limit - 2 * (len(least) - 1)
     while sum(sizes) > room:
-        flexible = [at for at, column in enumerate(columns) if column.least and sizes[at] > column.least]
+        flexible = [at for at, bound in enumerate(least) if bound and sizes[at] > bound]
         if not flexible:
             break
         widest = max(flexible, key=lambda at: sizes[at])
         second = max((sizes[at] for at in flexible if at != widest), default=0)
         spare = sum(sizes) - room
-        step = min(spare, sizes[widest] - columns[widest].least, max(1, sizes[widest] - second))
+        step = min(spare, sizes[widest] - least[widest], max(1, sizes[widest] - second))
         sizes[widest] -= step
     return sizes
 

@@ -52,8 +52,14 @@ _LOCK_PATIENCE = 240.0
 _AUTH_PATIENCE = 5.0  # a server that has just started may still be creating its users
 _UNKNOWN_DATABASE = 1049
 _NO_LOCK_PATIENCE = 1.0
-# "Already there", "already gone": what a statement answers that was carried out just before its run was killed.
-_ALREADY_DONE = {1007, 1050, 1051, 1060, 1061, 1062, 1068, 1091}
+
+# What a statement answers that was carried out just before its run was killed. Dolt says most of it in words only.
+_ALREADY_THERE = {1007, 1050, 1060, 1061, 1062, 1068}
+_ALREADY_GONE = {1051, 1054, 1091, 1146}
+_IN_WORDS = 1105
+_THERE_IN_WORDS = re.compile(r"already exists|duplicate key name|in use", re.IGNORECASE)
+_GONE_IN_WORDS = re.compile(r"does not exist|does not have column", re.IGNORECASE)
+_TAKES_AWAY = re.compile(r"\b(DROP|RENAME|CHANGE)\b", re.IGNORECASE)
 
 _BOOTSTRAP = """
 CREATE TABLE IF NOT EXISTS presence_migrations (
@@ -214,7 +220,7 @@ def _apply(connection: Connection, step: Step, say: Callable[[str], None]) -> No
             try:
                 cursor.execute(statement)
             except FAILURES as error:
-                if not (interrupted and index == step.first and error_code(error) in _ALREADY_DONE):
+                if not (interrupted and index == step.first and _is_done(statement, error)):
                     _note_failure(connection, migration)
                     raise MigrationError(
                         f"{migration.name}, statement {index + 1} of {len(migration.statements)}: {error_text(error)}\n"
@@ -249,6 +255,15 @@ def _begin(connection: Connection, step: Step) -> bool:
             (migration.version, migration.name, migration.checksum, statements_checksum(())),
         )
     return False
+
+
+def _is_done(statement: str, error: BaseException) -> bool:
+    """True when the error says that what the statement wants is so already."""
+    code, text = error_code(error), error_text(error)
+    if code in _ALREADY_THERE or (code == _IN_WORDS and _THERE_IN_WORDS.search(text)):
+        return True
+    gone = code in _ALREADY_GONE or (code == _IN_WORDS and _GONE_IN_WORDS.search(text) is not None)
+    return gone and _TAKES_AWAY.search(statement) is not None
 
 
 def _note_failure(connection: Connection, migration: Migration) -> None:

@@ -173,6 +173,7 @@ class Mirror:
         self._metrics.observe_mirror(lag=self.lag, pending=self.pending)
         self._metrics.mirror_schema("unknown", wanted=self._wanted)
         worker = Worker("presence-mirror")
+        self._adopt()
         try:
             while True:
                 try:
@@ -211,17 +212,22 @@ class Mirror:
 
     async def _compare_all(self, worker: Worker) -> None:
         """Mark everything for comparison: what the board has and what the database believes it has."""
-        now = time.monotonic()
-        claims, sessions = self._snapshot()
-        mine = [each for each in claims if each.namespace == self._board]
-        sessions = [each for each in sessions if each.namespace == self._board]
-        self._backlog.adopt(mine, sessions, now, self._server_now())
+        self._adopt()
         self._told = {key: said for key, said in self._told.items() if key in self._backlog.claims}
         self._backlog.verify_all(await worker.call(self._store.owned_keys))
         alive = [each.uid for each in self._backlog.sessions.values()]
         seen = self._server_now()
         self._account(await worker.call(lambda: self._store.close_sessions(alive, seen)))
-        self._resync_due = now + _RESYNC
+        self._resync_due = time.monotonic() + _RESYNC
+
+    def _adopt(self) -> None:
+        claims, sessions = self._snapshot()
+        self._backlog.adopt(
+            [each for each in claims if each.namespace == self._board],
+            [each for each in sessions if each.namespace == self._board],
+            time.monotonic(),
+            self._server_now(),
+        )
 
     # Following
 
@@ -395,9 +401,6 @@ class Mirror:
 
     def _tell_waiting(self, reason: str, text: str) -> None:
         state = MirrorState.SCHEMA_BEHIND if reason == "schema" else MirrorState.UNAVAILABLE
-        if self._unknown_since is not None:
-            for claim in self._snapshot()[0]:
-                self.offer(claim)
         for claim in self._backlog.at(tuple(self._backlog.changed)):
             # At the start nothing says that a claim changed since it was mirrored; what its condition says stands.
             before = claim.status.condition("Mirrored")

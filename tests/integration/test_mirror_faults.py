@@ -1,0 +1,196 @@
+"""What goes wrong with a database: each time the mirror must be right again, and say so meanwhile."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from presence.model import kinds
+from presence_operator.mirror.projection import sql_time
+from support.dolt import Database, Server, dump
+from support.facts import NOON, a_claim, ended, renewed
+from support.mirror import RunningMirror
+from support.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def own_tables(own_dolt: Server) -> Iterator[Database]:
+    """A migrated database on a server that this test may kill."""
+    with own_dolt.database() as database:
+        yield database.migrate()
+
+
+def _state(mirror: RunningMirror, name: str) -> bool:
+    return mirror.figure("presence_mirror_schema_state", state=name) == 1
+
+
+def test_a_server_killed_again_and_again_in_the_middle_of_writes_loses_nothing(
+    own_dolt: Server, own_tables: Database
+) -> None:
+    claims = [a_claim(f"stack:s{number}", f"session-{number % 7}") for number in range(2500)]
+    with RunningMirror(own_tables.dsn, claims[:10]) as mirror:
+        mirror.settled()
+        for start in (10, 900, 1700):
+            mirror.offer(*claims[start : start + 800])
+            eventually(lambda: mirror.pending() < 800, "some of it is on its way", every=0.002)
+            own_dolt.kill()
+            mirror.offer(*(ended(claim) for claim in claims[start : start + 100]))
+            own_dolt.start()
+        mirror.offer(*claims[2500:])
+        mirror.settled(60)
+        live = {claim.resource for claim in mirror.claims.values() if claim.status.phase == kinds.ACTIVE}
+        assert {row[0] for row in dump(own_tables, "resource_label")} == live
+        counts = dict(own_tables.rows("SELECT kind, COUNT(*) FROM presence_events GROUP BY kind"))
+        assert counts == {"claimed": len(mirror.claims), "granted": len(mirror.claims), "released": 300}
+
+
+def test_an_outage_is_told_once_and_its_end_too(own_dolt: Server, own_tables: Database) -> None:
+    claim = a_claim()
+    with RunningMirror(own_tables.dsn, [claim]) as mirror:
+        mirror.settled()
+        assert mirror.lag() == 0
+        own_dolt.kill()
+        over = ended(claim)
+        mirror.offer(over)
+        eventually(lambda: (said := mirror.said(claim)) and said.state.value == "MirrorUnavailable", "it is told")
+        eventually(lambda: mirror.figure("presence_mirror_errors_total", reason="connect") >= 4, "it tries again")
+        assert mirror.lag() > 0
+        assert mirror.pending() == 1
+        assert mirror.figure("presence_mirror_up") == 0
+        own_dolt.start()
+        mirror.settled()
+        assert [outcome.state.value for _, _, outcome in mirror.told] == ["Mirrored", "MirrorUnavailable", "Mirrored"]
+        assert mirror.figure("presence_mirror_up") == 1
+        assert dump(own_tables) == []
+
+
+def test_claims_made_and_deleted_by_hand_during_an_outage_are_in_the_history(
+    own_dolt: Server, own_tables: Database
+) -> None:
+    before, during = a_claim("stack:before"), a_claim("stack:during", created=NOON + 10)
+    with RunningMirror(own_tables.dsn, [before]) as mirror:
+        mirror.settled()
+        own_dolt.kill()
+        mirror.now = NOON + 20
+        mirror.offer(during)
+        mirror.gone(during)
+        mirror.gone(before)
+        own_dolt.start()
+        mirror.settled()
+        assert dump(own_tables) == []
+        assert own_tables.rows(
+            "SELECT resource_label, kind, at FROM presence_events WHERE kind = 'deleted' ORDER BY 1"
+        ) == [
+            ("stack:before", "deleted", sql_time(NOON + 20)),
+            ("stack:during", "deleted", sql_time(NOON + 20)),
+        ]
+        assert own_tables.rows("SELECT COUNT(*) FROM presence_events") == [(6,)]
+
+
+def test_a_server_that_hangs_holds_up_nobody_and_is_caught_up(own_dolt: Server, own_tables: Database) -> None:
+    claims = [a_claim(f"stack:s{number}") for number in range(50)]
+    with RunningMirror(own_tables.dsn) as mirror:
+        mirror.settled()
+        own_dolt.pause()
+        mirror.offer(*claims)  # fails when the loop is held up
+        eventually(lambda: mirror.figure("presence_mirror_errors_total", reason="timeout") >= 1, "it gives up waiting",
+                   timeout=30)  # fmt: skip
+        assert mirror.pending() == 50
+        own_dolt.resume()
+        mirror.settled()
+        assert len(dump(own_tables)) == 50
+
+
+def test_the_operator_ends_in_time_while_the_server_hangs(own_dolt: Server, own_tables: Database) -> None:
+    with RunningMirror(own_tables.dsn) as mirror:
+        mirror.settled()
+        own_dolt.pause()
+        mirror.offer(a_claim())
+        mirror.on_loop(lambda: None)
+    # RunningMirror fails when that takes too long; and what was not written is written next time:
+    own_dolt.resume()
+    with RunningMirror(own_tables.dsn, [a_claim()]) as mirror:
+        mirror.settled()
+        assert len(dump(own_tables)) == 1
+
+
+def test_a_read_only_server_is_named_as_such_and_written_once_it_may_be(own_dolt: Server, own_tables: Database) -> None:
+    own_dolt.kill()
+    own_dolt.start(read_only=True)
+    with RunningMirror(own_tables.dsn, [a_claim()]) as mirror:
+        eventually(lambda: mirror.figure("presence_mirror_errors_total", reason="read_only") >= 1, "it is named")
+        assert mirror.pending() == 1
+        own_dolt.kill()
+        own_dolt.start()
+        mirror.settled(60)
+        assert len(dump(own_tables)) == 1
+
+
+def test_a_wrong_password_is_named_never_shown_and_mended_without_a_restart(
+    tables: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = tables.dsn.database
+    tables.execute(f"CREATE USER w_{name}@'%' IDENTIFIED BY 'right'", f"GRANT ALL ON {name}.* TO w_{name}@'%'")
+    claim = a_claim()
+    caplog.set_level(logging.DEBUG)
+    with RunningMirror(replace(tables.dsn, user=f"w_{name}", password="hunter2"), [claim]) as mirror:
+        eventually(lambda: mirror.figure("presence_mirror_errors_total", reason="auth") >= 2, "it is named")
+        said = mirror.wait_said(claim)
+        assert said.state.value == "MirrorUnavailable"
+        tables.execute(f"ALTER USER w_{name}@'%' IDENTIFIED BY 'hunter2'")
+        mirror.settled(60)
+    assert "hunter2" not in caplog.text + "".join(str(vars(record)) for record in caplog.records)
+    assert "hunter2" not in str([outcome.message for _, _, outcome in mirror.told])
+
+
+def test_a_schema_that_is_behind_is_waited_for_while_claims_go_on(empty: Database) -> None:
+    claim = a_claim()
+    with RunningMirror(empty.dsn, [claim]) as mirror:
+        said = mirror.wait_said(claim)
+        assert said.state.value == "SchemaBehind"
+        assert "presence-operator migrate" in said.message
+        assert _state(mirror, "behind")
+        assert mirror.figure("presence_mirror_schema_wanted_version") == 4
+        mirror.offer(a_claim("stack:meanwhile"))
+        empty.migrate()
+        mirror.settled()
+        assert len(dump(empty)) == 2
+        assert _state(mirror, "ok")
+        assert mirror.figure("presence_mirror_schema_version") == 4
+        said = mirror.wait_said(claim)
+        assert said.state.value == "Mirrored"
+
+
+def test_a_table_dropped_under_the_operator_is_a_schema_that_is_behind(tables: Database) -> None:
+    claim = a_claim()
+    with RunningMirror(tables.dsn, [claim]) as mirror:
+        mirror.settled()
+        tables.execute("DROP TABLE presence_claims")
+        mirror.offer(renewed(claim, NOON + 1234))
+        eventually(lambda: _state(mirror, "behind"), "it is seen")
+        tables.execute("DELETE FROM presence_migrations WHERE version = 1")
+        tables.execute("DELETE FROM presence_migrations")
+        tables.migrate()
+        mirror.settled()
+        assert dump(tables, "expires_at") == [(sql_time(NOON + 1234),)]
+
+
+def test_a_row_that_the_server_does_not_take_holds_up_no_other(tables: Database) -> None:
+    tables.execute("ALTER TABLE presence_claims MODIFY COLUMN purpose VARCHAR(20) NOT NULL")
+    bad = a_claim("stack:bad", purpose="longer than the column of an older table")
+    good = [a_claim(f"stack:s{number}", purpose="short") for number in range(20)]
+    with RunningMirror(tables.dsn, [*good[:10], bad, *good[10:]]) as mirror:
+        mirror.settled()
+        assert len(dump(tables)) == 20
+        said = mirror.wait_said(bad)
+        assert said.state.value == "MirrorUnavailable"
+        assert "does not take" in said.message
+        mirror.offer(replace(bad, purpose="short now"))
+        mirror.settled()
+        assert len(dump(tables)) == 21

@@ -225,11 +225,13 @@ class Board:
 
     def until_session_phase(self, session: str, phase: str, timeout: float = 20.0) -> Body:
         """The session as soon as it is in `phase`."""
-        return eventually(
-            lambda: next(item for item in [self.get_session(session)] if phase_of(item) == phase),
-            f"session {session} {phase}",
-            timeout,
-        )
+
+        def look() -> Body:
+            body = self.get_session(session)
+            assert phase_of(body) == phase, json.dumps(body.get("status"))
+            return body
+
+        return eventually(look, f"session {session} {phase}", timeout)
 
 
 def phase_of(body: Body) -> str:

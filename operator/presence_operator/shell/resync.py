@@ -6,6 +6,7 @@ kopf tells nothing of objects that were deleted while its watch was broken; thes
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from typing import TYPE_CHECKING
@@ -30,6 +31,8 @@ _log = logging.getLogger(__name__)
 #: Seconds between two comparisons that were asked for, so that a watch in trouble does not cause lists without end.
 _LEAST_PAUSE = 2.0
 _LONGEST_BACKOFF = 10.0
+#: Seconds that the first comparison waits for the watches to have listed.
+_PATIENCE = 5.0
 
 
 class ListError(Exception):
@@ -69,8 +72,10 @@ class Resync:
             self._wanted.set()
 
     async def run(self) -> None:
-        """Compare now, at every interval and when asked, for ever."""
+        """Compare at the start, at every interval and when asked, for ever."""
         failures = 0
+        # What is deleted between this list and the watch's own would be missed: let the watch list first.
+        await self._asked(_PATIENCE)
         while True:
             self._wanted.clear()
             reason, begun = self._reason, local_time()
@@ -92,11 +97,12 @@ class Resync:
             self._reason = "interval"
             await asyncio.sleep(_LEAST_PAUSE)
             pause = max(0.0, self._interval * random.uniform(0.9, 1.1) - _LEAST_PAUSE)  # noqa: S311
-            try:
-                async with asyncio.timeout(pause):
-                    await self._wanted.wait()
-            except TimeoutError:
-                pass
+            await self._asked(pause)
+
+    async def _asked(self, patience: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await self._wanted.wait()
 
     async def _compare(self) -> tuple[int, int, int]:
         added = changed = removed = 0

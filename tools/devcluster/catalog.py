@@ -85,7 +85,7 @@ def tools() -> dict[str, Tool]:
         Tool(
             "etcd",
             (
-                Binary("etcd", "go.etcd.io/etcd/server/v3", 60, accepts=versions.at_least(3, 5)),
+                Binary("etcd", "go.etcd.io/etcd/server/v3", 40, accepts=versions.at_least(3, 5)),
                 Binary("etcdctl", "go.etcd.io/etcd/etcdctl/v3", 4, ("version",), versions.at_least(3, 5)),
             ),
         ),

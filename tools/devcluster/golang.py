@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 import urllib.error
 import urllib.request
@@ -94,6 +95,7 @@ def _fetched() -> Path:
 
 def _fetch(arch: str, home: Path) -> None:
     version = f"v0.0.1-go{GO_VERSION}.linux-{arch}"
+    print(f"fetching Go {GO_VERSION}, 70 MB, because no go on PATH is as new", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(dir=home.parent, prefix=".fetch-") as scratch:
         archive = Path(scratch) / "toolchain.zip"
         _download(f"golang.org/toolchain/@v/{version}.zip", archive)

@@ -78,6 +78,7 @@ class Toolchain:
             found = shutil.which(name)
             if found:
                 answer = _output([found, "version", "-json"])
+                answer = answer[answer.find("{") : answer.rfind("}") + 1]  # a warning may stand before or behind it
                 try:
                     version = versions.parse(str(json.loads(answer).get("terraform_version", "")))
                 except ValueError:
@@ -113,9 +114,9 @@ class Toolchain:
             tool, binary = catalog.binaries()[name]
             directory = self.directory(tool)
             with exclusive(directory / "lock", waiting_for=f"another build of {tool.name}"):
-                progress.start()
                 already = self._verified(directory, name)
                 if already is None:
+                    progress.start()
                     self._found[name] = _build_one(go, tool, binary, directory, progress)
                     progress.finish()
                 else:
@@ -156,8 +157,10 @@ def _run_build(command: list[str], module: Path, env: dict[str, str], log: Path,
     with log.open("ab") as out:
         out.write(f"$ {' '.join(command)}\n".encode())
         out.flush()
+        # A builder that is killed takes its compiler along; else the next one would compete with an orphan.
+        tied = ["setpriv", "--pdeathsig", "KILL", *command] if shutil.which("setpriv") else command
         build = subprocess.Popen(
-            command, cwd=module, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+            tied, cwd=module, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
         )
         try:
             while True:

@@ -47,7 +47,7 @@ class Stage(AbstractContextManager["Stage"], ABC):
     def write_terraform_root(self, directory: Path, module: Path) -> None:
         """A root module such as a user would write, with the credentials in a variable file of mode 0600."""
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / "main.tf").write_text(_ROOT_MODULE.replace("MODULE", str(module)))
+        (directory / "main.tf").write_text(_ROOT_MODULE.replace("MODULE", os.path.relpath(module, directory)))
         settings = directory / "terraform.tfvars.json"
         settings.touch(mode=0o600)
         settings.write_text(json.dumps({"dsn": self.pod_dsn, "image": self.image}))
@@ -75,7 +75,12 @@ class Stage(AbstractContextManager["Stage"], ABC):
         script.show("sql> " + query, "\n".join("  ".join(str(value) for value in row) for row in rows) or "(no rows)")
 
     def _is_dolt(self) -> bool:
-        return bool(self._query("select count(*) from information_schema.tables where table_name = 'dolt_log'")[0][0])
+        import pymysql
+
+        try:
+            return bool(self._query("select dolt_version()"))
+        except pymysql.MySQLError:
+            return False
 
     def _query(self, query: str) -> Sequence[tuple[Any, ...]]:
         import pymysql

@@ -10,12 +10,14 @@ from time import time
 
 from presence.errors import BoardError, DeniedError, NotInstalledError, ServerError, UsageError
 from presence.model.deadlines import has_ended, is_live
+from presence.model.durations import format_duration
 from presence.model.kinds import (
     API_VERSION,
     CLAIM_KIND,
     CLAIM_PLURAL,
     CLI_MANAGER,
     COMPLETED,
+    DEFAULT_TTL,
     ENDED_SESSION_PHASES,
     HEARTBEAT_ANNOTATION,
     HEARTBEAT_MANAGER,
@@ -121,19 +123,22 @@ class Board:
         # Another session whose name has the same hash says nothing about this one.
         return found if found["spec"].get("sessionId") == session else None
 
-    def live(self, claims: Iterable[Object], *, exact: bool = False) -> list[tuple[Object, Object | None]]:
+    def live(
+        self, claims: Iterable[Object], *, exact: bool = False, known: Object | None = None
+    ) -> list[tuple[Object, Object | None]]:
         """Those of `claims` that are held now, each with its session where that had to be looked at.
 
         With `exact` every session is looked at, so that the deadlines are to the second; otherwise only those of claims
-        whose promise has passed or was never made.
+        whose promise has passed or was never made. `known` is a session that the caller has just read or written.
         """
         now = self.now
         standing = [claim for claim in claims if not has_ended(claim)]
         unsure = {claim["spec"]["session"] for claim in standing if exact or not _promised(claim, now)}
-        known = self.sessions_of(unsure)
+        sessions = {} if known is None else {known["spec"]["sessionId"]: known}
+        sessions.update(self.sessions_of(unsure - sessions.keys()))
         found = []
         for claim in standing:
-            session = known.get(claim["spec"]["session"])
+            session = sessions.get(claim["spec"]["session"])
             if is_live(claim, now, session):
                 found.append((claim, session))
         return found
@@ -167,18 +172,24 @@ class Board:
             self._ask("PATCH", path, {"fieldManager": HEARTBEAT_MANAGER}, {"metadata": metadata}, MERGE_PATCH)
         )
 
-    def apply_session(self, identity: Identity) -> Object:
-        """Create the session, or bring it up to date and renew it: one write either way."""
+    def apply_session(self, identity: Identity, ttl: float = DEFAULT_TTL) -> Object:
+        """Create the session, or bring it up to date and renew it: one write either way.
+
+        It lives for `ttl` seconds after its last heartbeat, at least for the usual time.
+        """
         name = session_name(identity.session)
         spec: dict[str, Any] = {"sessionId": identity.session, "kind": identity.kind}
         for field in ("user", "host", "agent", "model", "project", "url"):
             value = getattr(identity, field)
             if value:
                 spec[field] = value
+        annotations = {HEARTBEAT_ANNOTATION: _stamp()}
+        if ttl > DEFAULT_TTL:
+            annotations[TTL_ANNOTATION] = format_duration(ttl)
         body = {
             "apiVersion": API_VERSION,
             "kind": SESSION_KIND,
-            "metadata": {"name": name, "annotations": {HEARTBEAT_ANNOTATION: _stamp()}},
+            "metadata": {"name": name, "annotations": annotations},
             "spec": spec,
         }
         query = {"fieldManager": HEARTBEAT_MANAGER, "force": "true"}
@@ -190,7 +201,7 @@ class Board:
             )
         return self._body(response)
 
-    def replace_session(self, old: Object, identity: Identity) -> Object:
+    def replace_session(self, old: Object, identity: Identity, ttl: float = DEFAULT_TTL) -> Object:
         """Put a new session in the place of one that has ended.
 
         Ended sessions never live again, so the object is deleted and made anew. Claims of the old one are detached
@@ -215,7 +226,7 @@ class Board:
                 if not has_ended(changed):
                     detached.append(changed)
         self.delete(SESSION_PLURAL, old)
-        fresh = self.apply_session(identity)
+        fresh = self.apply_session(identity, ttl)
         for claim in detached:
             try:
                 self.patch_claim(claim, {"metadata": {"ownerReferences": [owner_of(fresh)]}})

@@ -26,6 +26,7 @@ TYPE_CHECKING = False  # importing typing costs 3 ms
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+MODEL_MAX = 128
 PROJECT_MAX = 1024
 _FROM_ENV = ("PRESENCE_SESSION", "CLAUDE_CODE_SESSION_ID", "CLAUDE_SESSION_ID")
 _NO_LOGIN = "4294967295"
@@ -57,8 +58,9 @@ class Pipeline:
         self.session = session
         self.agent = agent
         self.project = project
-        self.url = url
-        self.user = user
+        # What the pipeline's software says is taken if it can be shown; a claim must not fail for it.
+        self.url = url if len(url) <= URL_MAX and _is_address(url) else ""
+        self.user = _plain(user)[:USER_MAX]
 
 
 def find_identity(
@@ -90,16 +92,33 @@ def find_identity(
     identity.host = short_host()
     automatic = pipeline.agent if pipeline and kind == PIPELINE else "human" if kind == HUMAN else DEFAULT_AGENT
     identity.agent = _checked("--agent", agent or env.get("PRESENCE_AGENT") or automatic, AGENT_MAX)
-    identity.model = _checked("--model", model or env.get("PRESENCE_MODEL") or "", AGENT_MAX)
-    found = project or env.get("PRESENCE_PROJECT") or (pipeline.project if pipeline else "")
-    if not found:
-        found = git_toplevel(directory or _working_directory())[:PROJECT_MAX]
-    identity.project = _checked("--project", found, PROJECT_MAX)
-    address = url or env.get("PRESENCE_URL") or (pipeline.url if pipeline else "")
-    if address and not address.startswith(("http://", "https://")):
-        raise UsageError(f"--url {address[:80]!r} is no address; write for example https://ci.example.org/run/12")
-    identity.url = _checked("--url", address, URL_MAX)
+    identity.model = _checked("--model", model or env.get("PRESENCE_MODEL") or "", MODEL_MAX)
+    given = project or env.get("PRESENCE_PROJECT") or ""
+    identity.project = _checked("--project", given, PROJECT_MAX) or _project(pipeline, directory)
+    identity.url = _address(url or env.get("PRESENCE_URL") or "") or (pipeline.url if pipeline else "")
     return identity
+
+
+def _project(pipeline: Pipeline | None, directory: str | None) -> str:
+    found = pipeline.project if pipeline else git_toplevel(directory or _working_directory())
+    return _plain(found)[:PROJECT_MAX]
+
+
+def _address(text: str) -> str:
+    if text and not _is_address(text):
+        raise UsageError(f"--url {text[:80]!r} is no address; write for example https://ci.example.org/run/12")
+    return _checked("--url", text, URL_MAX)
+
+
+def _is_address(text: str) -> bool:
+    rest = text.partition("://")[2]
+    return (
+        text.startswith(("http://", "https://"))
+        and bool(rest)
+        and text.isascii()
+        and text.isprintable()
+        and " " not in text
+    )
 
 
 def find_session(env: Mapping[str, str], given: str | None, pipeline: Pipeline | None = None) -> tuple[str, str]:
@@ -143,19 +162,19 @@ def find_pipeline(env: Mapping[str, str]) -> Pipeline | None:
         workflow = env.get("CI_WORKFLOW_NAME", "")
         session = _bounded(f"woodpecker:{env['CI_REPO']}#{number}" + (f"/{workflow}" if workflow else ""))
         url = env.get("CI_PIPELINE_URL", "")
-        return Pipeline(session, "woodpecker", env["CI_REPO"], url, env.get("CI_PIPELINE_AUTHOR", "")[:USER_MAX])
+        return Pipeline(session, "woodpecker", env["CI_REPO"], url, env.get("CI_PIPELINE_AUTHOR", ""))
     if env.get("GITHUB_REPOSITORY") and env.get("GITHUB_RUN_ID"):
         repository, run = env["GITHUB_REPOSITORY"], env["GITHUB_RUN_ID"]
         attempt, job = env.get("GITHUB_RUN_ATTEMPT", ""), env.get("GITHUB_JOB", "")
         session = f"github:{repository}#{run}" + (f".{attempt}" if attempt else "") + (f"/{job}" if job else "")
         server = env.get("GITHUB_SERVER_URL", "https://github.com")
         url = f"{server}/{repository}/actions/runs/{run}" + (f"/attempts/{attempt}" if attempt else "")
-        return Pipeline(_bounded(session), "github-actions", repository, url, env.get("GITHUB_ACTOR", "")[:USER_MAX])
+        return Pipeline(_bounded(session), "github-actions", repository, url, env.get("GITHUB_ACTOR", ""))
     if env.get("CI_PROJECT_PATH") and env.get("CI_PIPELINE_ID"):
         path, number, job = env["CI_PROJECT_PATH"], env["CI_PIPELINE_ID"], env.get("CI_JOB_NAME", "")
         session = f"gitlab:{path}#{number}" + (f"/{job}" if job else "")
         url = env.get("CI_JOB_URL") or env.get("CI_PIPELINE_URL", "")
-        return Pipeline(_bounded(session), "gitlab-ci", path, url, env.get("GITLAB_USER_LOGIN", "")[:USER_MAX])
+        return Pipeline(_bounded(session), "gitlab-ci", path, url, env.get("GITLAB_USER_LOGIN", ""))
     return None
 
 

@@ -178,6 +178,8 @@ class Connection:
             return self._read_response(doing)
         except TimeoutError:
             raise self._deadline.passed(doing) from None
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
+            raise _LostError("closed") from None
         except ssl.SSLError as error:
             # With TLS 1.3 a server refuses a client certificate only after the handshake.
             raise UnreachableError(f"TLS with {self.server} failed: {_ssl_reason(error)}") from None

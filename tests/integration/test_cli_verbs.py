@@ -199,6 +199,23 @@ def test_a_heartbeat_renews_all_claims_for_their_own_ttl_with_one_write(a: Cli, 
     assert 60 < spans["node:n2"] < 120
 
 
+def test_a_session_lives_as_long_as_its_longest_claim(a: Cli, board: Board) -> None:
+    def ttl() -> str | None:
+        annotations: dict[str, str] = board.get_session(A)["metadata"]["annotations"]
+        return annotations.get("presence.dev/ttl")
+
+    a("claim", "node:n1", "--purpose", "x")
+    assert ttl() is None
+    a("claim", "node:n2", "--purpose", "x", "--ttl", "2h")
+    assert ttl() == "2h"
+    a("claim", "node:n3", "--purpose", "x", "--ttl", "60")
+    a("heartbeat")
+    assert ttl() == "2h"
+    a("release", "node:n2")
+    a("claim", "node:n3", "--purpose", "x")
+    assert ttl() is None
+
+
 def test_a_heartbeat_without_a_session_makes_one(a: Cli, board: Board) -> None:
     a("heartbeat")
     assert board.get_session(A)["spec"]["sessionId"] == A
@@ -385,7 +402,7 @@ def test_purposes_of_others_cannot_drive_the_terminal(a: Cli, board: Board) -> N
 
 def test_the_api_servers_objection_is_shown(a: Cli) -> None:
     # Passes the command line's own checks, but the schema knows better.
-    refused = a("claim", "node:n1", "--purpose", "x", "--url", "https://", code=2)
+    refused = a("claim", "node:n1", "--purpose", "x", "--url", "https://x:y:z", code=2)
     assert "write an address such as" in refused.err
     assert refused.err.count("\n") == 1
 

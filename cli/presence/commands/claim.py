@@ -119,16 +119,18 @@ def place(
         mine = Own(board, identity.session)
         try:
             mine.settle()
-            session = board.apply_session(identity)
+            # A session lives as long as the longest of its claims would.
+            ttl = max(mine.longest(), parse_duration(wish.ttl) if wish.ttl else 0.0)
+            session = board.apply_session(identity, ttl)
             if session_over(session):
-                session = board.replace_session(session, identity)
+                session = board.replace_session(session, identity, ttl)
                 mine.reload()
             mine.settle_late(session)
             for label in wish.labels:
                 made = ensure(board, identity, session, mine.on(label), label, wish)
                 if made is not None:
                     fresh.append(made)
-            return [_look(board, identity, label) for label in wish.labels], fresh
+            return [_look(board, session, label) for label in wish.labels], fresh
         except GoneError:
             continue
     raise ServerError(f"others changed the claims of session {identity.session} again and again; try again")
@@ -182,13 +184,14 @@ def _difference(claim: Object, wish: Wish, session: Object) -> dict[str, Any]:
     return change
 
 
-def _look(board: Board, identity: Identity, label: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    found = board.live(board.claims(resource=label), exact=True)
-    mine = [(claim, session) for claim, session in found if claim["spec"]["session"] == identity.session]
-    others = [(claim, session) for claim, session in found if claim["spec"]["session"] != identity.session]
+def _look(board: Board, own: Object, label: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    me = own["spec"]["sessionId"]
+    found = board.live(board.claims(resource=label), exact=True, known=own)
+    mine = [(claim, session) for claim, session in found if claim["spec"]["session"] == me]
+    others = [(claim, session) for claim, session in found if claim["spec"]["session"] != me]
     if not mine:
         raise GoneError  # it ended or was taken away between the write and the read
-    return claim_row(*mine[0], identity.session), claim_rows(others, identity.session)
+    return claim_row(*mine[0], me), claim_rows(others, me)
 
 
 def check_labels(texts: list[str]) -> list[str]:

@@ -65,7 +65,7 @@ def renew(board: Board, identity: Identity) -> tuple[list[Object], Object | None
             if session is not None and session["spec"].get("state") == COMPLETED:
                 return [], session, lost + mine.lost
             if session is not None and session_over(session):
-                session = board.replace_session(session, identity)
+                session = board.replace_session(session, identity, mine.longest())
                 mine.reload()
             else:
                 session = board.beat(identity, session)

@@ -6,7 +6,7 @@ where no operator was there to write that down, the holder does it itself, befor
 
 from __future__ import annotations
 
-from presence.model.deadlines import claim_deadline, has_ended, last_sign_of_life
+from presence.model.deadlines import claim_deadline, has_ended, last_sign_of_life, ttl_of
 from presence.model.kinds import LAPSED_ANNOTATION
 from presence.model.times import format_time, parse_time
 
@@ -77,6 +77,10 @@ class Own:
     def standing(self) -> list[Object]:
         """The claims that have not ended."""
         return [claim for claim in self.claims if not has_ended(claim)]
+
+    def longest(self) -> float:
+        """The longest ttl of the claims that have not ended, in seconds; 0 without any."""
+        return max((ttl_of(claim) for claim in self.standing()), default=0.0)
 
     def _lapse(self, claim: Object, deadline: float) -> None:
         change = {"metadata": {"annotations": {LAPSED_ANNOTATION: format_time(deadline)}}}

@@ -211,6 +211,14 @@ def test_the_project_is_the_repository(tmp_path: Path) -> None:
     assert find_identity(env, directory=str(inner), project="mine").project == "mine"
 
 
+def test_odd_texts_of_a_pipelines_software_do_not_stop_a_claim() -> None:
+    identity = find_identity(
+        {**WOODPECKER, "CI_PIPELINE_URL": "not an address", "CI_PIPELINE_AUTHOR": "a\x1b[31m" + "b" * 99}
+    )
+    assert identity.url == ""
+    assert identity.user == "a[31m" + "b" * 59
+
+
 def test_addresses_are_checked() -> None:
     with pytest.raises(UsageError, match="write for example https://"):
         find_identity({"PRESENCE_SESSION": "s"}, url="ftp://x")

@@ -38,6 +38,11 @@ CREATE TABLE presence_claims (
 """
 
 
+_NEWEST = len(load_migrations(PACKAGED))
+_NEXT = _NEWEST + 1
+_FILE = f"{_NEXT:04d}_more.sql"
+
+
 def _address(database: Database) -> str:
     dsn = database.dsn
     return f"mysql://{dsn.user}:{dsn.password}@{dsn.host}:{dsn.port}/{dsn.database}"
@@ -158,17 +163,17 @@ def test_a_statement_that_the_server_rejects_is_named_with_file_number_and_reaso
     files = _files(tmp_path / "sql", "CREATE TABLE presence_a (b INT);\nCREATE TABEL presence_c (d INT);")
     code, _, err = _migrate(empty, "--migrations", files)
     assert code == 1
-    assert "0005_more.sql, statement 2 of 2:" in err
+    assert f"{_FILE}, statement 2 of 2:" in err
     assert "syntax" in err.lower()
     assert "in: CREATE TABEL presence_c" in err
     # Not even a second run takes the failure for success.
     assert _migrate(empty, "--migrations", files)[0] == 1
     # Corrected, it goes on with the statement that failed.
-    (files / "0005_more.sql").write_text("CREATE TABLE presence_a (b INT);\nCREATE TABLE presence_c (d INT);")
+    (files / _FILE).write_text("CREATE TABLE presence_a (b INT);\nCREATE TABLE presence_c (d INT);")
     code, out, _ = _migrate(empty, "--migrations", files)
     assert code == 0
     assert "going on with statement 2 of 2" in out
-    assert _versions(empty)[-1] == (5, 1)
+    assert _versions(empty)[-1] == (_NEXT, 1)
 
 
 def test_a_table_that_is_in_the_way_is_an_error_every_time(empty: Database, tmp_path: Path) -> None:
@@ -177,16 +182,16 @@ def test_a_table_that_is_in_the_way_is_an_error_every_time(empty: Database, tmp_
     for _ in range(2):
         code, _out, err = _migrate(empty, "--migrations", files)
         assert code == 1
-        assert "0005_more.sql, statement 1 of 1:" in err
+        assert f"{_FILE}, statement 1 of 1:" in err
 
 
 def test_a_migration_changed_after_it_was_applied_is_refused(empty: Database, tmp_path: Path) -> None:
     files = _files(tmp_path / "sql", "CREATE TABLE presence_a (b INT);")
     assert _migrate(empty, "--migrations", files)[0] == 0
-    (files / "0005_more.sql").write_text("CREATE TABLE presence_a (b INT, c INT);")
+    (files / _FILE).write_text("CREATE TABLE presence_a (b INT, c INT);")
     code, _, err = _migrate(empty, "--migrations", files)
     assert code == 1
-    assert "0005_more.sql was changed after it had been applied" in err
+    assert f"{_FILE} was changed after it had been applied" in err
     assert [row[0] for row in _describe(empty, "presence_a")] == ["b"]
 
 
@@ -196,7 +201,7 @@ def test_a_newer_database_is_left_alone_and_that_is_said(empty: Database, tmp_pa
     code, out, err = _migrate(empty)
     assert code == 0
     assert "nothing to do" in out
-    assert "version 5, newer than these files (4)" in err
+    assert f"version {_NEXT}, newer than these files ({_NEWEST})" in err
 
 
 def test_many_migrators_at_once_apply_everything_once(empty: Database, tmp_path: Path) -> None:
@@ -204,7 +209,7 @@ def test_many_migrators_at_once_apply_everything_once(empty: Database, tmp_path:
     running = [_start(_address(empty), "--migrations", files) for _ in range(3)]
     outputs = [process.communicate(timeout=60) for process in running]
     assert [process.returncode for process in running] == [0, 0, 0], outputs
-    assert sum("0006_more.sql: applied" in out for out, _ in outputs) == 1
+    assert sum(f"{_NEXT + 1:04d}_more.sql: applied" in out for out, _ in outputs) == 1
     assert empty.rows("SELECT b FROM presence_a") == [(1,)]
 
 
@@ -215,11 +220,11 @@ def test_a_migrator_killed_in_the_middle_is_continued(empty: Database, tmp_path:
     )
     files = _files(tmp_path / "sql", slow)
     process = _start(_address(empty), "--migrations", files, "--wait", "10s")
-    where = "version = 5 AND statements_done = 2 AND running = 1"
+    where = f"version = {_NEXT} AND statements_done = 2 AND running = 1"
     eventually(lambda: _exists(empty, "presence_migrations", where), "it sleeps in its third statement")
     process.kill()
     process.communicate(timeout=10)
-    (files / "0005_more.sql").write_text(slow.replace("SLEEP(5)", "SLEEP(0)"))
+    (files / _FILE).write_text(slow.replace("SLEEP(5)", "SLEEP(0)"))
     code, out, err = _migrate(empty, "--migrations", files)
     assert (code, err) == (0, "")
     assert "going on with statement 3 of 4" in out
@@ -238,7 +243,7 @@ def test_a_statement_carried_out_just_before_the_kill_is_not_an_error(empty: Dat
     for done in range(4):
         empty.execute(
             f"UPDATE presence_migrations SET applied_at = NULL, running = 1, statements_done = {done}, "
-            f"done_checksum = '{statements_checksum(statements[:done])}' WHERE version = 5"
+            f"done_checksum = '{statements_checksum(statements[:done])}' WHERE version = {_NEXT}"
         )
         undo = ("DROP COLUMN c", "DROP INDEX i", "ADD COLUMN old INT")[done:]  # later statements had not been reached
         if done < 2:
@@ -247,7 +252,7 @@ def test_a_statement_carried_out_just_before_the_kill_is_not_an_error(empty: Dat
         code, out, err = _migrate(empty, "--migrations", files)
         assert (code, err) == (0, "")
         assert f"statement {done + 1} had been carried out before the interruption" in out
-        assert _versions(empty)[-1] == (5, 1)
+        assert _versions(empty)[-1] == (_NEXT, 1)
     assert [row[0] for row in _describe(empty, "presence_a")] == ["b", "c"]
 
 
@@ -260,7 +265,7 @@ def test_it_waits_for_a_server_that_is_still_starting(own_dolt: Server) -> None:
         own_dolt.start()
         out, err = process.communicate(timeout=60)
         assert (process.returncode, err) == (0, "")
-        assert "the schema is at version 4" in out
+        assert f"the schema is at version {_NEWEST}" in out
 
 
 def test_a_server_that_never_answers_is_an_error_within_the_wait(own_dolt: Server) -> None:

@@ -298,7 +298,7 @@ def test_a_user_with_rights_on_the_tables_alone_is_enough(tables: Database) -> N
         f"CREATE USER {user} IDENTIFIED BY 'pw'",
         *(
             f"GRANT SELECT, INSERT, UPDATE, DELETE ON {name}.{table} TO {user}"
-            for table in ("presence_claims", "presence_owned", "presence_sessions")
+            for table in ("presence_boards", "presence_claims", "presence_owned", "presence_sessions")
         ),
         f"GRANT SELECT, INSERT ON {name}.presence_events TO {user}",
         f"GRANT SELECT ON {name}.presence_migrations TO {user}",

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import logging
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import pymysql
 import pytest
 
 from presence.model import kinds
-from presence_operator.mirror.projection import sql_time
+from presence_operator.mirror.connection import is_retryable
+from presence_operator.mirror.projection import row_key, sql_time
+from presence_operator.mirror.schema import wanted_version
+from presence_operator.mirror.store import Batch, Store, SupersededError
 from support.dolt import Database, Server, dump
 from support.facts import NOON, a_claim, ended, renewed
 from support.mirror import RunningMirror
@@ -156,13 +161,13 @@ def test_a_schema_that_is_behind_is_waited_for_while_claims_go_on(empty: Databas
         assert said.state.value == "SchemaBehind"
         assert "presence-operator migrate" in said.message
         assert _state(mirror, "behind")
-        assert mirror.figure("presence_mirror_schema_wanted_version") == 4
+        assert mirror.figure("presence_mirror_schema_wanted_version") == wanted_version()
         mirror.offer(a_claim("stack:meanwhile"))
         empty.migrate()
         mirror.settled()
         assert len(dump(empty)) == 2
         assert _state(mirror, "ok")
-        assert mirror.figure("presence_mirror_schema_version") == 4
+        assert mirror.figure("presence_mirror_schema_version") == wanted_version()
         said = mirror.wait_said(claim)
         assert said.state.value == "Mirrored"
 
@@ -194,3 +199,45 @@ def test_a_row_that_the_server_does_not_take_holds_up_no_other(tables: Database)
         mirror.offer(replace(bad, purpose="short now"))
         mirror.settled()
         assert len(dump(tables)) == 21
+
+
+def test_an_operator_that_was_replaced_writes_nothing_any_more(tables: Database) -> None:
+    """As after a pause: it does not know yet that it leads no longer, and its view of the board is old."""
+    old, new = a_claim("stack:old"), a_claim("stack:new")
+    with RunningMirror(tables.dsn, [old]) as paused:
+        paused.settled()
+        with RunningMirror(tables.dsn, [old, new]) as successor:
+            successor.settled()
+            paused.gone(old)
+            eventually(lambda: paused.figure("presence_mirror_errors_total", reason="other") >= 1, "it is refused")
+            successor.offer(renewed(new, NOON + 5000))
+            successor.settled()
+            assert dump(tables, "resource_label") == [("stack:new",), ("stack:old",)]
+            assert tables.rows("SELECT kind FROM presence_events WHERE kind NOT IN ('claimed', 'granted')") == []
+            assert successor.figure("presence_mirror_errors_total", reason="other") == 0
+
+
+def test_a_transaction_begun_before_the_replacement_is_not_committed_after_it(tables: Database) -> None:
+    stale, fresh = Store(tables.dsn, "presence"), Store(tables.dsn, "presence")
+    stale.open()
+    stale.take_over(NOON)
+    with stale._cursor() as cursor:
+        stale._fence(cursor)
+        cursor.execute("INSERT INTO presence_owned SELECT 'u', 'b', 's', 'r', NOW(3), 'p', 1, 'p', 'u', 'h', 'a', 1")
+        fresh.open()
+        taking = threading.Thread(target=fresh.take_over, args=(NOON,))
+        taking.start()  # on Dolt it takes over at once, elsewhere it waits for the row that the other has locked
+        if tables.rows("SELECT @@version_comment") == [("Dolt",)]:
+            taking.join()
+            with pytest.raises(pymysql.err.Error) as error:
+                stale._open_connection.commit()
+            assert is_retryable(error.value)
+            assert tables.rows("SELECT * FROM presence_owned") == []
+        else:
+            stale._open_connection.commit()
+            taking.join()
+    with pytest.raises(SupersededError):
+        stale.write(Batch((row_key(a_claim()),), (a_claim(),), (), NOON))
+    stale.close()
+    fresh.close()
+    assert dump(tables) == []

@@ -91,6 +91,8 @@ def error_text(error: BaseException) -> str:
 
 def reason_of(error: BaseException) -> str:
     """The cause of a failure as the metrics name it: connect, auth, timeout, read_only, schema, rejected or other."""
+    if not isinstance(error, FAILURES):
+        return "other"
     code, text = error_code(error), str(error).lower()
     if code in _AUTH or isinstance(error, RuntimeError):
         return "auth"

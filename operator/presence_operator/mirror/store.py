@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import socket
 import time
+import uuid
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from presence_operator.mirror.projection import Gone
 
 #: The tables of the mirror: the only ones that it adds to a Dolt commit.
-TABLES = ("presence_claims", "presence_events", "presence_owned", "presence_sessions")
+TABLES = ("presence_boards", "presence_claims", "presence_events", "presence_owned", "presence_sessions")
 AUTHOR = "presence-operator <operator@presence.dev>"
 
 _ATTEMPTS = 6
@@ -58,8 +59,14 @@ _CLAIM_UPDATE = ", ".join(
 )
 
 
-class Rejected(Exception):  # noqa: N818 - it is an answer about one row, told to the caller in a result
-    """The server does not take one row, whatever else is written with it."""
+class SupersededError(Exception):
+    """Another operator has connected for this board since we did; nothing was written."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "another operator has begun to write this board; where both are wanted, give each a namespace or a "
+            "database of its own"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +126,7 @@ class Store:
         self._dsn = dsn
         self._board = board
         self._connection: Connection | None = None
+        self._writer = uuid.uuid4().hex
         self.dolt = False
 
     def open(self) -> int:
@@ -129,6 +137,22 @@ class Store:
         version = applied_version(read_applied(connection))
         connection.rollback()
         return version
+
+    def take_over(self, now: float) -> None:
+        """Become the only operator that writes this board; one that wrote it before gets a SupersededError from now on.
+
+        `now` is in seconds since the epoch.
+        """
+
+        def enter() -> Written:
+            with self._cursor() as cursor:
+                row = (self._board, self._writer, _turn(), sql_time(now))
+                columns = "board, writer, turn, since"
+                _upsert(cursor, "presence_boards", columns, [row], _all_columns(columns))
+            self._open_connection.commit()
+            return Written()
+
+        self._retrying(enter)
 
     def close(self) -> None:
         """Close the connection, if there is one."""
@@ -204,6 +228,7 @@ class Store:
 
         def end() -> Written:
             with self._cursor() as cursor:
+                self._fence(cursor)
                 for chunk in _chunks(lost, 500):
                     cursor.execute(
                         "UPDATE presence_sessions SET phase = %s, ended_at = %s "  # noqa: S608 - placeholders only
@@ -279,6 +304,7 @@ class Store:
         if not batch.keys:
             return Written()
         with self._cursor() as cursor:
+            self._fence(cursor)
             pairs = ", ".join(["(%s, %s)"] * len(batch.keys))
             flat = [part for key in batch.keys for part in key]
             cursor.execute(
@@ -314,6 +340,20 @@ class Store:
             written.events[event.kind] = written.events.get(event.kind, 0) + 1
         return written
 
+    def _fence(self, cursor: pymysql.cursors.Cursor) -> None:
+        """Make sure that this transaction commits only while no other operator has taken over.
+
+        Dolt merges transactions cell by cell and locks nothing. The same cell changed to two values is what it cannot
+        merge, so the later of two commits fails, also when this process was paused right here.
+        """
+        cursor.execute(
+            "UPDATE presence_boards SET turn = %s WHERE board = %s AND writer = %s",
+            (_turn(), self._board, self._writer),
+        )
+        if cursor.rowcount != 1:
+            self._open_connection.rollback()
+            raise SupersededError
+
     def _new_events(self, cursor: pymysql.cursors.Cursor, events: Sequence[EventRow]) -> list[EventRow]:
         """Those of `events` that are not recorded yet: reading ids costs a small part of writing them again."""
         if not events:
@@ -329,6 +369,7 @@ class Store:
         if not rows:
             return Written()
         with self._cursor() as cursor:
+            self._fence(cursor)
             cursor.execute(
                 f"SELECT {_SESSION_COLUMNS} FROM presence_sessions "  # noqa: S608 - placeholders only
                 f"WHERE session_uid IN ({_marks(rows)})",
@@ -340,6 +381,10 @@ class Store:
         self._open_connection.commit()
         turns = sum((before := known.get(each.session_uid)) is None or before.phase != each.phase for each in changed)
         return Written(rows=len(changed), sessions=turns)
+
+
+def _turn() -> int:
+    return random.getrandbits(62)  # unlike a count, two operators do not arrive at the same next value
 
 
 def _upsert(

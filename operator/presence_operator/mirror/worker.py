@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ class Worker:
     """
 
     def __init__(self, name: str) -> None:
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Job | Callable[[], object]] = queue.SimpleQueue()
         threading.Thread(target=self._run, name=name, daemon=True).start()
 
     async def call(self, function: Callable[[], Result]) -> Result:
@@ -34,12 +35,12 @@ class Worker:
         self._jobs.put((loop, future, function))
         return await asyncio.shield(future)
 
-    def stop(self) -> None:
-        """End the thread after the calls that wait."""
-        self._jobs.put(None)
+    def stop(self, last: Callable[[], object]) -> None:
+        """End the thread after the calls that wait and `last`; nobody hears of its outcome."""
+        self._jobs.put(last)
 
     def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
+        while isinstance(job := self._jobs.get(), tuple):
             loop, future, function = job
             result, error = None, None
             try:
@@ -49,7 +50,10 @@ class Worker:
             try:
                 loop.call_soon_threadsafe(_settle, future, result, error)
             except RuntimeError:
-                return  # the loop is closed: nobody waits any more
+                break  # the loop is closed: nobody waits any more
+        else:
+            with suppress(Exception):
+                job()
 
 
 def _settle(future: asyncio.Future[Any], result: object, error: Exception | None) -> None:

@@ -20,7 +20,7 @@ from presence_operator.mirror.backlog import Backlog
 from presence_operator.mirror.connection import FAILURES, error_text, reason_of
 from presence_operator.mirror.projection import CLAIMED, DELETED, EXPIRED, GRANTED, RELEASED, RENEWED, overlong, row_key
 from presence_operator.mirror.schema import wanted_version
-from presence_operator.mirror.store import Store
+from presence_operator.mirror.store import Store, SupersededError
 from presence_operator.mirror.worker import Worker
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 5.0
 _LONGEST_PAUSE_REFUSED = 30.0
 """A server that refuses us wants a person; one that is away wants to be found soon after its return."""
+_SUPERSEDED_PAUSE = 20.0
+"""Longer than a Lease: an operator that no longer leads has learnt so, and is not mirroring, when this is over."""
 _FLUSH_LIMIT = 2.0
 _TOLD_AFTER = 2
 """Failures in a row until objects are told: one broken connection is mended before anybody could read of it."""
@@ -188,7 +190,7 @@ class Mirror:
             finally:
                 self._connected = False
                 self._store.abort()
-                worker.stop()
+                worker.stop(self._store.close)
 
     # Connecting
 
@@ -202,6 +204,8 @@ class Mirror:
                 "run presence-operator migrate"
             )
         self._metrics.mirror_schema("ok", version=version, wanted=self._wanted)
+        now = self._server_now()
+        await worker.call(lambda: self._store.take_over(now))
         await self._compare_all(worker)
         if await worker.call(self._store.has_uncommitted_events):
             self._count_history({"earlier changes": 1})
@@ -390,11 +394,13 @@ class Mirror:
         self._metrics.mirror_error(reason)
         if text != self._complaint:
             self._complaint = text
-            expected = isinstance(error, (*FAILURES, SchemaBehindError))
+            expected = isinstance(error, (*FAILURES, SchemaBehindError, SupersededError))
             about = fields(mirror=str(self._dsn), reason=reason, error=text)
             _log.warning("the mirror cannot be written", extra=about, exc_info=None if expected else error)
         if self._failures >= _TOLD_AFTER or reason == "schema":
             self._tell_waiting(reason, text)
+        if isinstance(error, SupersededError):
+            return _SUPERSEDED_PAUSE
         longest = _LONGEST_PAUSE_REFUSED if reason in ("auth", "read_only") else _LONGEST_PAUSE
         pause: float = min(_FIRST_PAUSE * 2 ** min(self._failures - 1, 16), longest)
         return pause * random.uniform(0.5, 1.0)  # noqa: S311 - spreads attempts, guards nothing

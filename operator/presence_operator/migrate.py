@@ -104,7 +104,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace, dsn: Dsn | None) -> int:
     """Run `presence-operator migrate` with the options of `add_arguments`; returns the exit code.
 
-    0: the schema is there. 1: refused, or the server rejected a statement. 2: wrong use. 69: no answer in time.
+    0: the schema is there. 1: refused, or the server rejected a statement. 2: wrong use. 69: the server did not answer
+    in time or went away; another run may succeed.
     """
     try:
         migrations = load_migrations(args.migrations)
@@ -134,8 +135,7 @@ def run_migrations(
     except DsnError as error:
         return _complain(error, USAGE)
     except FAILURES as error:
-        code = FAILED if reason_of(error) in ("auth", "schema", "read_only") else UNAVAILABLE
-        return _complain(f"{dsn}: {error_text(error)}", code)
+        return _complain(f"{dsn}: {error_text(error)}", _code_of(error))
     try:
         with connection:
             connection.autocommit(True)
@@ -148,7 +148,7 @@ def run_migrations(
     except MigrationError as error:
         return _complain(error, FAILED)
     except FAILURES as error:
-        return _complain(f"{dsn}: {error_text(error)}", FAILED)
+        return _complain(f"{dsn}: {error_text(error)}", _code_of(error))
     return DONE
 
 
@@ -186,6 +186,11 @@ def plan(migrations: Sequence[Migration], applied: Sequence[Applied]) -> tuple[S
     return tuple(steps)
 
 
+def _code_of(error: BaseException) -> int:
+    """A server that went away is worth another run; one that answered no is not."""
+    return UNAVAILABLE if reason_of(error) in ("connect", "timeout") else FAILED
+
+
 def _migrate(connection: Connection, migrations: Sequence[Migration], say: Callable[[str], None]) -> None:
     with connection.cursor() as cursor:
         cursor.execute(_BOOTSTRAP)
@@ -220,6 +225,8 @@ def _apply(connection: Connection, step: Step, say: Callable[[str], None]) -> No
             try:
                 cursor.execute(statement)
             except FAILURES as error:
+                if _code_of(error) == UNAVAILABLE:
+                    raise
                 if not (interrupted and index == step.first and _is_done(statement, error)):
                     _note_failure(connection, migration)
                     raise MigrationError(
@@ -268,11 +275,8 @@ def _is_done(statement: str, error: BaseException) -> bool:
 
 def _note_failure(connection: Connection, migration: Migration) -> None:
     """The server said no, so the statement did nothing: the next run must not take its error for success."""
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute("UPDATE presence_migrations SET running = 0 WHERE version = %s", (migration.version,))
-    except FAILURES:
-        return  # the connection is gone; whether the statement was carried out is unknown, as after a kill
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE presence_migrations SET running = 0 WHERE version = %s", (migration.version,))
 
 
 def _connect_patiently(dsn: Dsn, wait: float, say: Callable[[str], None]) -> Connection:

@@ -277,6 +277,20 @@ def test_a_server_that_never_answers_is_an_error_within_the_wait(own_dolt: Serve
     assert time.monotonic() - began < 30
 
 
+def test_a_server_that_goes_away_in_the_middle_is_worth_another_run(own_dolt: Server, tmp_path: Path) -> None:
+    files = _files(tmp_path / "sql", "SELECT SLEEP(60);")
+    with own_dolt.database() as database:
+        process = _start(_address(database), "--migrations", files)
+        eventually(lambda: _exists(database, "presence_migrations", f"version = {_NEXT} AND running = 1"), "it sleeps")
+        own_dolt.kill()
+        _, err = process.communicate(timeout=30)
+        assert process.returncode == 69
+        assert "Lost connection" in err
+        own_dolt.start()
+        (files / _FILE).write_text("SELECT 1;")
+        assert _migrate(database, "--migrations", files)[0] == 0
+
+
 def test_a_wrong_password_is_told_without_the_password(dolt: Server, dolt_empty: Database) -> None:
     process = _start(f"mysql://root:hunter2@127.0.0.1:{dolt.port}/{dolt_empty.dsn.database}", "--wait", "1s")
     out, err = process.communicate(timeout=30)

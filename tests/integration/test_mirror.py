@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from presence.model import kinds
 from presence_operator.mirror.projection import sql_time
+from presence_operator.mirror.store import TABLES
 from support.dolt import Database, dump
 from support.facts import NOON, a_claim, a_session, ended, renewed
 from support.mirror import RunningMirror
@@ -306,7 +307,8 @@ def test_a_user_with_rights_on_the_tables_alone_is_enough(tables: Database) -> N
     if tables.rows("SELECT @@version_comment")[0][0] == "Dolt":
         tables.execute(
             f"GRANT SELECT ON {name}.dolt_status TO {user}",
-            f"GRANT EXECUTE ON {name}.* TO {user}",
+            f"GRANT EXECUTE ON PROCEDURE {name}.dolt_add TO {user}",
+            f"GRANT EXECUTE ON PROCEDURE {name}.dolt_commit TO {user}",
         )
     dsn = replace(tables.dsn, user=f"m_{name}", password="pw")
     claim = a_claim()
@@ -427,3 +429,19 @@ def test_garbage_collection_in_dolt_costs_a_reconnect_and_nothing_else(dolt_tabl
         mirror.offer(ended(claim), a_claim("stack:next"))
         mirror.settled()
         assert dump(dolt_tables, "resource_label") == [("stack:next",)]
+
+
+def test_a_user_who_may_not_commit_still_mirrors_every_row(dolt_tables: Database) -> None:
+    name = dolt_tables.dsn.database
+    user = f"'n_{name}'@'%'"
+    dolt_tables.execute(
+        f"CREATE USER {user} IDENTIFIED BY 'pw'",
+        *(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {name}.{table} TO {user}" for table in TABLES),
+        f"GRANT SELECT ON {name}.presence_migrations TO {user}",
+    )
+    before = _log(dolt_tables)
+    with RunningMirror(replace(dolt_tables.dsn, user=f"n_{name}", password="pw"), [a_claim()]) as mirror:
+        mirror.settled()
+    assert len(dump(dolt_tables)) == 1
+    assert mirror.figure("presence_mirror_errors_total", reason="auth") >= 1
+    assert _log(dolt_tables) == before

@@ -94,8 +94,8 @@ def reason_of(error: BaseException) -> str:
     if not isinstance(error, FAILURES):
         return "other"
     code, text = error_code(error), str(error).lower()
-    if code in _AUTH or isinstance(error, RuntimeError):
-        return "auth"
+    if code in _AUTH or isinstance(error, RuntimeError) or "denied" in text:
+        return "auth"  # Dolt has no number of its own for most refusals
     if code in _READ_ONLY or "read only" in text or "read-only" in text or "readonly" in text:
         return "read_only"
     if code in _SCHEMA:

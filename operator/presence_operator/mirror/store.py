@@ -257,16 +257,16 @@ class Store:
             TABLES,
         ):
             return None
-        with self._cursor() as cursor:
-            cursor.execute(f"CALL DOLT_ADD({_marks(TABLES)})", TABLES)
-            try:
+        try:
+            with self._cursor() as cursor:
+                cursor.execute(f"CALL DOLT_ADD({_marks(TABLES)})", TABLES)
                 cursor.execute("CALL DOLT_COMMIT('-m', %s, '--author', %s)", (message, AUTHOR))
-            except pymysql.err.Error as error:
-                self._open_connection.rollback()
-                if "nothing to commit" in str(error).lower():
-                    return False
-                raise
-        self._open_connection.commit()
+            self._open_connection.commit()
+        except pymysql.err.Error as error:
+            self._roll_back()
+            if "nothing to commit" in str(error).lower():
+                return False
+            raise
         return True
 
     @property
@@ -279,20 +279,24 @@ class Store:
         return self._open_connection.cursor()
 
     def _read(self, query: str, arguments: Sequence[Any]) -> tuple[tuple[Any, ...], ...]:
-        with self._cursor() as cursor:
-            cursor.execute(query, arguments)
-            rows = cursor.fetchall()
-        # Ends the snapshot: the next question shall see what others wrote in between.
-        self._open_connection.rollback()
-        return rows
+        try:
+            with self._cursor() as cursor:
+                cursor.execute(query, arguments)
+                return cursor.fetchall()
+        finally:
+            self._roll_back()  # ends the snapshot: the next question shall see what others wrote in between
+
+    def _roll_back(self) -> None:
+        connection = self._open_connection
+        if connection.open:
+            connection.rollback()
 
     def _retrying(self, transaction: Callable[[], Written]) -> Written:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 written = transaction()
             except pymysql.err.Error as error:
-                if self._open_connection.open:
-                    self._open_connection.rollback()
+                self._roll_back()
                 if attempt == _ATTEMPTS or not is_retryable(error):
                     raise
                 time.sleep(random.uniform(0.5, 1.0) * 0.02 * 2**attempt)  # noqa: S311 - spreads retries, guards nothing

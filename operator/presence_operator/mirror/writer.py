@@ -39,6 +39,7 @@ _BATCH = 500
 _LINGER = 0.2
 """How long a change waits for company: long enough to share a transaction, too short for anybody to notice."""
 _COMMIT_INTERVAL, _COMMIT_LINGER = 5.0, 1.0
+_DENIED_INTERVAL = 300.0
 _RESYNC = 300.0
 _FOREIGN_RECHECK = 15.0
 _FIRST_PAUSE = 0.2
@@ -207,8 +208,13 @@ class Mirror:
         now = self._server_now()
         await worker.call(lambda: self._store.take_over(now))
         await self._compare_all(worker)
-        if await worker.call(self._store.has_uncommitted_events):
-            self._count_history({"earlier changes": 1})
+        try:
+            if await worker.call(self._store.has_uncommitted_events):
+                self._count_history({"earlier changes": 1})
+        except FAILURES as error:
+            if reason_of(error) != "auth":
+                raise
+            self._history_denied(error)
         self._connected = True
         about = fields(mirror=str(self._dsn), dolt=self._store.dolt, schema=version, failures=self._failures)
         _log.info("the mirror answers", extra=about)
@@ -317,14 +323,27 @@ class Mirror:
 
     async def _commit(self, worker: Worker) -> None:
         message = commit_message(self._uncommitted)
-        done = await worker.call(lambda: self._store.commit_history(message))
-        now = time.monotonic()
+        try:
+            done = await worker.call(lambda: self._store.commit_history(message))
+        except FAILURES as error:
+            if reason_of(error) != "auth":
+                raise
+            self._history_denied(error)
+            return
         if done is None:
             _log.warning("the commit to Dolt's history waits: it would take along what somebody else has staged")
-            self._commit_due = now + _COMMIT_INTERVAL
+            self._commit_due = time.monotonic() + _COMMIT_INTERVAL
             return
         self._uncommitted.clear()
-        self._last_commit = now
+        self._last_commit = time.monotonic()
+
+    def _history_denied(self, error: Exception) -> None:
+        """The user may write rows but not make commits: the rows matter more."""
+        self._metrics.mirror_error("auth")
+        _log.error(
+            "Dolt's history is not written: grant what docs/mirror.md names", extra=fields(error=error_text(error))
+        )
+        self._commit_due = time.monotonic() + _DENIED_INTERVAL
 
     async def _flush(self, worker: Worker) -> None:
         try:

@@ -171,6 +171,11 @@ class Metrics:
         self._mirror_errors = self._counter(
             "presence_mirror_errors", "Failures of the mirror, by their cause.", "reason"
         )
+        self._mirror_commits = self._counter("presence_mirror_commits", "Commits to the history of Dolt.")
+        self._mirror_foreign = self._gauge(
+            "presence_mirror_foreign_rows",
+            "Active claims without a row in the mirror, because somebody else's row has their key.",
+        )
         self._mirror_up = self._gauge("presence_mirror_up", "1 while the mirror's database answers the leader, else 0.")
         self._schema_state = self._gauge(
             "presence_mirror_schema_state", "1 for the state that the mirror's schema is in, 0 for the others.", "state"
@@ -285,6 +290,14 @@ class Metrics:
     def mirror_error(self, reason: str) -> None:
         """The mirror failed; `reason` is one of MIRROR_ERRORS."""
         self._mirror_errors.labels(_bounded(reason, MIRROR_ERRORS)).inc()
+
+    def mirror_committed(self) -> None:
+        """What changed hands was committed to the history of Dolt."""
+        self._mirror_commits.inc()
+
+    def mirror_foreign(self, rows: int) -> None:
+        """So many active claims have no row, because somebody else's row has their key."""
+        self._mirror_foreign.set(rows)
 
     def mirror_up(self, up: bool) -> None:
         """The mirror's database answers, or not."""

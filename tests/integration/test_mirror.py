@@ -191,10 +191,12 @@ def test_a_row_of_an_older_tool_under_the_key_of_a_claim_stays_and_that_is_said(
         said = mirror.wait_said(claim)
         assert said.state.value == "Mirrored"
         assert "somebody else" in said.message
+        assert mirror.figure("presence_mirror_foreign_rows") == 1
         mirror.offer(renewed(claim, NOON + 5000))
         mirror.settled()
         mirror.offer(ended(claim))
         mirror.settled()
+        assert mirror.figure("presence_mirror_foreign_rows") == 0
     assert dump(tables, "*") == theirs
     assert [kind for _, kind in _events(tables)] == ["claimed", "granted", "released"]
 
@@ -337,6 +339,7 @@ def test_many_changes_of_holders_share_one_dolt_commit(dolt_tables: Database) ->
         mirror.settled()
         eventually(lambda: len(_log(dolt_tables)) == 2, "the claims are committed")
     assert _log(dolt_tables) == ["presence: schema migration", "presence: 30 claimed, 30 granted"]
+    assert mirror.figure("presence_mirror_commits_total") == 1
     ((committer, email),) = dolt_tables.rows("SELECT committer, email FROM dolt_log LIMIT 1")
     assert (committer, email) == ("presence-operator", "operator@presence.dev")
 

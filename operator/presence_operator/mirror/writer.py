@@ -334,6 +334,8 @@ class Mirror:
             _log.warning("the commit to Dolt's history waits: it would take along what somebody else has staged")
             self._commit_due = time.monotonic() + _COMMIT_INTERVAL
             return
+        if done:
+            self._metrics.mirror_committed()
         self._uncommitted.clear()
         self._last_commit = time.monotonic()
 
@@ -376,6 +378,7 @@ class Mirror:
                 self._metrics.mirror_error("rejected")
                 about = fields(session=key[0], resource=key[1], error=written.rejected[key])
                 _log.error("the mirror's database does not take a row", extra=about)
+        self._metrics.mirror_foreign(len(self._foreign))
         if self._foreign and self._foreign_due == float("inf"):
             self._foreign_due = time.monotonic() + _FOREIGN_RECHECK
         for claim in batch.claims:

@@ -42,6 +42,9 @@ MERGE_PATCH = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
 
+#: The oldest version there is: any state that the API server has at hand is not older.
+CACHED = "0"
+
 _PAGE = 500
 _RESTARTS = 5
 #: Rounds in which writers of the same object may get into each other's way.
@@ -82,8 +85,21 @@ class Board:
 
     # Reading
 
-    def claims(self, *, session: str | None = None, resource: str | None = None, ended: bool = False) -> list[Object]:
-        """Claims as the API server has them now, those that ended (by their phase) only when asked for."""
+    def claims(
+        self,
+        *,
+        session: str | None = None,
+        resource: str | None = None,
+        ended: bool = False,
+        not_older_than: str | None = None,
+    ) -> list[Object]:
+        """Claims as the API server has them now, those that ended (by their phase) only when asked for.
+
+        A list of the very latest state makes the API server wait until its cache has caught up with the whole of etcd:
+        up to 100 ms whenever anything else was written. With `not_older_than`, a resourceVersion, it answers as soon
+        as its cache has come that far. The version of one's own write is enough to see all that was written before it;
+        `CACHED` takes what is there, which may lack the last moments.
+        """
         wanted = []
         if session is not None:
             wanted.append(f"spec.session={escape(session)}")
@@ -91,7 +107,7 @@ class Board:
             wanted.append(f"spec.resource={escape(resource)}")
         if not ended:
             wanted.append(_LIVE_PHASES)
-        found = self._list(CLAIM_PLURAL, ",".join(wanted))
+        found = self._list(CLAIM_PLURAL, ",".join(wanted), not_older_than)
         # A server that cannot select by field has sent them all.
         return [
             claim
@@ -263,7 +279,19 @@ class Board:
             raise GoneError
         return self._body(response)
 
-    def patch_claim(self, claim: Object, change: dict[str, Any], *, unchanged: bool = False) -> Object:
+    def renew_claim(self, claim: Object, change: dict[str, Any]) -> Object:
+        """Change exactly this claim and renew it.
+
+        Raises:
+            GoneError: it is another one by now.
+        """
+        metadata = dict(change.get("metadata", {}))
+        metadata["annotations"] = {**metadata.get("annotations", {}), HEARTBEAT_ANNOTATION: _stamp()}
+        return self.patch_claim(claim, {**change, "metadata": metadata}, manager=HEARTBEAT_MANAGER)
+
+    def patch_claim(
+        self, claim: Object, change: dict[str, Any], *, unchanged: bool = False, manager: str = CLI_MANAGER
+    ) -> Object:
         """Change exactly this claim; with `unchanged` only when nobody else changed it since it was read.
 
         Raises:
@@ -274,7 +302,7 @@ class Board:
             metadata["resourceVersion"] = claim["metadata"]["resourceVersion"]
         path = f"{self._paths[CLAIM_PLURAL]}/{claim['metadata']['name']}"
         body = {**change, "metadata": metadata}
-        return self._changed(self._ask("PATCH", path, {"fieldManager": CLI_MANAGER}, body, MERGE_PATCH))
+        return self._changed(self._ask("PATCH", path, {"fieldManager": manager}, body, MERGE_PATCH))
 
     def release(self, session: str, resource: str) -> Object | None:
         """Let go of `resource`; None when `session` has no claim on it."""
@@ -306,9 +334,11 @@ class Board:
 
     # The wire
 
-    def _list(self, plural: str, selector: str) -> list[Object]:
+    def _list(self, plural: str, selector: str, not_older_than: str | None = None) -> list[Object]:
         for _ in range(_RESTARTS):
             query: dict[str, str | int] = {"limit": _PAGE}
+            if not_older_than is not None:
+                query.update(resourceVersion=not_older_than, resourceVersionMatch="NotOlderThan")
             if selector:
                 query["fieldSelector"] = selector
             items: list[Object] = []
@@ -324,6 +354,8 @@ class Board:
                 token = body["metadata"].get("continue")
                 if not token:
                     return items
+                # The token knows the version; naming another one is refused.
+                query = {name: value for name, value in query.items() if not name.startswith("resourceVersion")}
                 query["continue"] = token
         raise ServerError("the list of claims changes faster than it can be read; try again")
 

@@ -115,10 +115,11 @@ def place(
         ServerError: others got in the way again and again.
     """
     fresh: list[Object] = []
-    for _ in range(ATTEMPTS):
+    for attempt in range(ATTEMPTS):
         mine = Own(board, identity.session)
         try:
-            mine.settle()
+            # What the API server has at hand will do at first: where it is too old, a write fails and all is read anew.
+            mine.settle(cached=attempt == 0)
             # A session lives as long as the longest of its claims would.
             ttl = max(mine.longest(), parse_duration(wish.ttl) if wish.ttl else 0.0)
             session = board.apply_session(identity, ttl)
@@ -126,20 +127,17 @@ def place(
                 session = board.replace_session(session, identity, ttl)
                 mine.reload()
             mine.settle_late(session)
-            for label in wish.labels:
-                made = ensure(board, identity, session, mine.on(label), label, wish)
-                if made is not None:
-                    fresh.append(made)
-            return [_look(board, session, label) for label in wish.labels], fresh
+            written = [_ensure(board, identity, session, mine.on(label), label, wish, fresh) for label in wish.labels]
+            return [_look(board, session, claim) for claim in written], fresh
         except GoneError:
             continue
     raise ServerError(f"others changed the claims of session {identity.session} again and again; try again")
 
 
-def ensure(
-    board: Board, identity: Identity, session: Object, known: Object | None, label: str, wish: Wish
-) -> Object | None:
-    """Make the claim on `label` be there as wished; returns it when it is new.
+def _ensure(
+    board: Board, identity: Identity, session: Object, known: Object | None, label: str, wish: Wish, fresh: list[Object]
+) -> Object:
+    """Write the claim on `label` as wished, and return it; a new one is added to `fresh`.
 
     Raises:
         GoneError: it changed meanwhile.
@@ -147,17 +145,17 @@ def ensure(
     if known is not None:
         check_claim(known, identity.session, label)
         if not has_ended(known) and is_live(known, board.now, session):
-            change = _difference(known, wish, session)
-            if change:
-                board.patch_claim(known, change)
-            return None
+            # Written even where nothing differs: the read that follows sees all that was there before this write.
+            return board.renew_claim(known, _difference(known, wish, session))
         board.delete(CLAIM_PLURAL, known)
     try:
-        return board.create_claim(identity, session, label, wish.purpose, wish.ttl)
+        made = board.create_claim(identity, session, label, wish.purpose, wish.ttl)
     except GoneError:
         # One of the same name appeared meanwhile: another call of this session, or another session with this hash.
         board.claim(identity.session, label)
         raise
+    fresh.append(made)
+    return made
 
 
 def _difference(claim: Object, wish: Wish, session: Object) -> dict[str, Any]:
@@ -184,9 +182,11 @@ def _difference(claim: Object, wish: Wish, session: Object) -> dict[str, Any]:
     return change
 
 
-def _look(board: Board, own: Object, label: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    me = own["spec"]["sessionId"]
-    found = board.live(board.claims(resource=label), exact=True, known=own)
+def _look(board: Board, own: Object, written: Object) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The row of the claim that was just written, and the rows of the others that were on its resource by then."""
+    me, version = own["spec"]["sessionId"], written["metadata"]["resourceVersion"]
+    claims = board.claims(resource=written["spec"]["resource"], not_older_than=version)
+    found = board.live(claims, exact=True, known=own)
     mine = [(claim, session) for claim, session in found if claim["spec"]["session"] == me]
     others = [(claim, session) for claim, session in found if claim["spec"]["session"] != me]
     if not mine:

@@ -61,7 +61,7 @@ def _labels(context: Context, *, mine: bool) -> list[str]:
         board = context.board()
         found = board.live(board.claims(session=session))
     except BoardError:
-        return []
+        found = []
     labels = {clean(claim["spec"]["resource"], 255) for claim, _ in found}
     return sorted(labels) if mine else sorted(labels | {f"{kind}:" for kind in KNOWN_TYPES})
 

@@ -57,10 +57,10 @@ def renew(board: Board, identity: Identity) -> tuple[list[Object], Object | None
         ServerError: others got in the way again and again.
     """
     lost: list[Object] = []
-    for _ in range(ATTEMPTS):
+    for attempt in range(ATTEMPTS):
         mine = Own(board, identity.session)
         try:
-            mine.settle()
+            mine.settle(cached=attempt == 0)
             session = board.session(identity.session)
             if session is not None and session["spec"].get("state") == COMPLETED:
                 return [], session, lost + mine.lost

@@ -6,6 +6,7 @@ where no operator was there to write that down, the holder does it itself, befor
 
 from __future__ import annotations
 
+from presence.board import CACHED
 from presence.model.deadlines import claim_deadline, has_ended, last_sign_of_life, ttl_of
 from presence.model.kinds import LAPSED_ANNOTATION
 from presence.model.times import format_time, parse_time
@@ -34,13 +35,16 @@ class Own:
         self.lost: list[Object] = []
         self._deadlines: dict[str, float] = {}
 
-    def settle(self) -> None:
+    def settle(self, *, cached: bool) -> None:
         """Read the claims, and write down which of them have run out. Comes before the heartbeat.
+
+        `cached` reads what the API server has at hand, which is quicker. Claims of the last moments may be missing, but
+        those have not run out; and a claim that has changed since is not written to.
 
         Raises:
             GoneError: one of them changed meanwhile.
         """
-        self.reload()
+        self.reload(cached=cached)
         now = self._board.now
         near = [claim for claim in self.claims if not has_ended(claim) and _sure_until(claim) <= now + _NEAR]
         if not near:
@@ -66,9 +70,10 @@ class Own:
             if not has_ended(claim) and deadline <= beaten:
                 self._lapse(claim, deadline)
 
-    def reload(self) -> None:
+    def reload(self, *, cached: bool = False) -> None:
         """Read the claims again."""
-        self.claims = self._board.claims(session=self._session, ended=True)
+        version = CACHED if cached else None
+        self.claims = self._board.claims(session=self._session, ended=True, not_older_than=version)
 
     def on(self, resource: str) -> Object | None:
         """The claim on this resource, ended or not."""

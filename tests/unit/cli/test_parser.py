@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -99,6 +100,25 @@ def test_completion_for_bash(tmp_path: Path) -> None:
     assert sorted(complete("presence peek stack:v")) == ["vault", "vpn"]
     assert complete("presence release st") == ["stack:mine"]
     assert complete("presence completion z") == ["zsh"]
+
+
+def test_completion_without_a_board_still_knows_the_types(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from presence.__main__ import run
+
+    assert run(["completion", "--labels", "all"], {"HOME": str(tmp_path)}) == 0
+    assert "stack:\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts_are_valid(shell: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from presence.__main__ import run
+
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    assert run(["completion", shell], {"HOME": str(tmp_path)}) == 0
+    script = tmp_path / "script"
+    script.write_text(capsys.readouterr().out)
+    subprocess.run([shell, "-n", str(script)], check=True, timeout=10)
 
 
 def test_completion_for_zsh_and_fish_names_every_option() -> None:

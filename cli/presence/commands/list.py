@@ -7,7 +7,7 @@ import sys
 from presence.errors import UsageError
 from presence.identity import check_session, find_session
 from presence.model.times import parse_time
-from presence.output import Column, Paint, age, clean, room, table, wants_colour, write, write_json
+from presence.output import Column, Paint, age, clean, quoted, room, table, wants_colour, write, write_json
 from presence.view import claim_phase, claim_rows
 
 TYPE_CHECKING = False  # importing typing costs 3 ms
@@ -82,9 +82,9 @@ def run(context: Context) -> int:
 def _lines(context: Context, rows: list[Row], now: float, phases: dict[tuple[str, str], str]) -> list[str]:
     columns = [
         Column("RESOURCE", least=18),
-        Column("SESSION", least=14),
-        Column("HOLDER", least=10, droppable=1),
-        Column("PURPOSE", least=16),
+        Column("SESSION", least=12),
+        Column("HOLDER", least=8, droppable=1),
+        Column("PURPOSE", least=22),
         Column("SINCE"),
         Column("LEFT"),
     ]
@@ -98,7 +98,7 @@ def _lines(context: Context, rows: list[Row], now: float, phases: dict[tuple[str
             clean(row["resource_label"]),
             ("(me) " if row["is_me"] else "") + clean(row["session_id"]),
             f"{clean(row['user'])}@{clean(row['host'])}",
-            clean(row["purpose"]),
+            quoted(row["purpose"]),
             age(now - parse_time(row["claimed_at"])),
         ]
         if phases:

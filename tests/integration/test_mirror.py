@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from presence.model import kinds
 from presence_operator.mirror.projection import sql_time
+from presence_operator.mirror.statements import split_statements
 from presence_operator.mirror.store import TABLES
 from support.dolt import Database, dump
 from support.facts import NOON, a_claim, a_session, ended, renewed
@@ -14,6 +17,8 @@ from support.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "mirror.md"
 
 _LEGACY_CLAIM = (
     "REPLACE INTO presence_claims (session_id, resource_label, purpose, expires_at, host, user) "
@@ -293,34 +298,42 @@ def test_the_mirror_flushes_when_it_ends(tables: Database) -> None:
     assert len(dump(tables)) == 20
 
 
-def test_a_user_with_rights_on_the_tables_alone_is_enough(tables: Database) -> None:
-    """The rights that the documentation names."""
-    name = tables.dsn.database
-    user = f"'m_{name}'@'%'"
-    tables.execute(
-        f"CREATE USER {user} IDENTIFIED BY 'pw'",
-        *(
-            f"GRANT SELECT, INSERT, UPDATE, DELETE ON {name}.{table} TO {user}"
-            for table in ("presence_boards", "presence_claims", "presence_owned", "presence_sessions")
-        ),
-        f"GRANT SELECT, INSERT ON {name}.presence_events TO {user}",
-        f"GRANT SELECT ON {name}.presence_migrations TO {user}",
-    )
-    if tables.rows("SELECT @@version_comment")[0][0] == "Dolt":
-        tables.execute(
-            f"GRANT SELECT ON {name}.dolt_status TO {user}",
-            f"GRANT EXECUTE ON PROCEDURE {name}.dolt_add TO {user}",
-            f"GRANT EXECUTE ON PROCEDURE {name}.dolt_commit TO {user}",
-        )
-    dsn = replace(tables.dsn, user=f"m_{name}", password="pw")
+def _on_page(section: str) -> list[list[str]]:
+    """The statements of each SQL block of a section of docs/mirror.md."""
+    text = PAGE.read_text().partition(f"## {section}\n")[2].partition("\n## ")[0]
+    return [list(split_statements(block)) for block in re.findall(r"```sql\n(.*?)```", text, re.DOTALL)]
+
+
+def test_the_rights_that_the_page_names_are_enough(tables: Database) -> None:
+    name, user = tables.dsn.database, f"m_{tables.dsn.database}"
+    everywhere, on_dolt = _on_page("Rights")
+    is_dolt = tables.rows("SELECT @@version_comment") == [("Dolt",)]
+    for statement in everywhere + (on_dolt if is_dolt else []):
+        tables.execute(statement.replace("beads.", f"{name}.").replace("'mirror'", f"'{user}'"))
     claim = a_claim()
-    with RunningMirror(dsn, [claim], [a_session()]) as mirror:
+    with RunningMirror(replace(tables.dsn, user=user, password="choose one"), [claim], [a_session()]) as mirror:
         mirror.settled()
         mirror.offer(ended(claim))
         mirror.settled()
     assert [kind for _, kind in _events(tables)] == ["claimed", "granted", "released"]
-    if tables.rows("SELECT @@version_comment")[0][0] == "Dolt":
+    assert mirror.figure("presence_mirror_errors_total", reason="auth") == 0
+    if is_dolt:
         assert "released" in tables.rows("SELECT message FROM dolt_log LIMIT 1")[0][0]
+
+
+def test_the_events_answer_the_questions_of_the_page(tables: Database) -> None:
+    claim = a_claim("stack:vault", "wizard")
+    with RunningMirror(tables.dsn, [claim]) as mirror:
+        mirror.settled().offer(ended(claim, kinds.EXPIRED, NOON + 900))
+        mirror.settled()
+    held, happened, ran_out = _on_page("History")[0]
+    during = held.replace("2026-11-20 14:03:00", str(sql_time(NOON + 60)))
+    assert [(row[0], row[3], row[4], row[5]) for row in tables.rows(during)] == [
+        ("wizard", sql_time(NOON), sql_time(NOON + 900), "expired")
+    ]
+    assert tables.rows(held.replace("2026-11-20 14:03:00", str(sql_time(NOON + 901)))) == []
+    assert [row[1] for row in tables.rows(happened)] == ["claimed", "granted", "expired"]
+    assert tables.rows(ran_out) == [("wizard", 1)]
 
 
 # Dolt alone
@@ -383,11 +396,17 @@ def test_as_of_tells_who_held_what_at_a_time(dolt_tables: Database) -> None:
     late = committed(1)
     mirror_claims = [ended(first), ended(second)]
     committed(0)
+    whole, commits, rows = _on_page("History")[1]
     for moment, holder in ((early, "first"), (late, "second")):
-        assert dolt_tables.rows(
-            f"SELECT session_id FROM presence_claims AS OF TIMESTAMP('{moment}') WHERE resource_label = 'db:pg'"
-        ) == [(holder,)]
+        assert [row[0] for row in dolt_tables.rows(whole.replace("2026-11-20 14:03:00", str(moment)))] == [holder]
     assert dump(dolt_tables) == []
+    assert [row[1] for row in dolt_tables.rows(commits)][::-1][1:] == [
+        "presence: 1 claimed, 1 granted",
+        "presence: 1 claimed, 1 granted, 1 released",
+        "presence: 1 released",
+    ]
+    later = dolt_tables.rows(rows.replace("2026-11-20 14:03:00", str(early)))
+    assert {row[0] for row in later} == {"added", "removed"}
 
 
 def test_commits_take_only_the_tables_of_the_mirror(dolt_tables: Database) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pymysql
 import pytest
 
 from presence.model import kinds
+from presence_operator.mirror import store
 from presence_operator.mirror.connection import is_retryable
-from presence_operator.mirror.projection import row_key, sql_time
+from presence_operator.mirror.projection import difference, row_key, sql_time
 from presence_operator.mirror.schema import wanted_version
 from presence_operator.mirror.store import Batch, Store, SupersededError
 from support.dolt import Database, Server, dump
@@ -22,6 +23,8 @@ from support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from presence_operator.mirror.projection import Changes
 
 
 @pytest.fixture
@@ -241,3 +244,36 @@ def test_a_transaction_begun_before_the_replacement_is_not_committed_after_it(ta
     stale.close()
     fresh.close()
     assert dump(tables) == []
+
+
+@pytest.mark.parametrize("ending", [False, True], ids=["we add", "we remove"])
+def test_a_row_that_somebody_else_writes_in_the_very_moment_is_theirs(
+    tables: Database, monkeypatch: pytest.MonkeyPatch, ending: bool
+) -> None:
+    """Between our look at the table and our write, an older tool claims the same key."""
+    claim = a_claim()
+    theirs = (
+        "REPLACE INTO presence_claims (session_id, resource_label, purpose, expires_at, host, user) "
+        f"VALUES ('{claim.session}', '{claim.resource}', 'by an older tool', '2030-01-01', 'laptop', 'emo')"
+    )
+    meetings = []
+
+    def meanwhile(*arguments: Any, **options: Any) -> Changes:
+        if not meetings and armed.is_set():
+            meetings.append(1)
+            tables.execute(theirs)
+        return difference(*arguments, **options)
+
+    armed = threading.Event()
+    monkeypatch.setattr(store, "difference", meanwhile)
+    with RunningMirror(tables.dsn, [claim] if ending else []) as mirror:
+        mirror.settled()
+        armed.set()
+        mirror.offer(ended(claim) if ending else claim)
+        mirror.settled()
+        assert meetings
+        assert dump(tables, "purpose, host") == [("by an older tool", "laptop")]
+        assert mirror.figure("presence_mirror_up") == 1
+        mirror.offer(ended(claim))
+        mirror.settled()
+    assert dump(tables, "purpose, host") == [("by an older tool", "laptop")]

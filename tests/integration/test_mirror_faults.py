@@ -256,7 +256,7 @@ def test_a_row_that_somebody_else_writes_in_the_very_moment_is_theirs(
         "REPLACE INTO presence_claims (session_id, resource_label, purpose, expires_at, host, user) "
         f"VALUES ('{claim.session}', '{claim.resource}', 'by an older tool', '2030-01-01', 'laptop', 'emo')"
     )
-    meetings = []
+    meetings: list[int] = []
 
     def meanwhile(*arguments: Any, **options: Any) -> Changes:
         if not meetings and armed.is_set():

@@ -148,6 +148,8 @@ def kubectl(cluster: Cluster, namespace: str) -> Callable[..., str]:
         ("spec.holder.url", "https://ci.example.com/repos/7/pipeline/42?x=%20#log"),
         ("spec.holder.url", "http://10.0.0.1:3000/"),
         ("spec.released", True),
+        ("spec.mode", "Exclusive"),
+        ("spec.onExpiry", "Hold"),
         ("metadata.annotations", {"presence.dev/ttl": "90s"}),
     ],
 )
@@ -176,6 +178,7 @@ def test_what_is_left_out_has_a_default(api: Api) -> None:
 
     assert claim["spec"]["holder"]["agent"] == "claude-code"
     assert "released" not in claim["spec"]
+    assert (claim["spec"]["mode"], claim["spec"]["onExpiry"]) == ("Shared", "Release")
     assert {key: session["spec"][key] for key in ("kind", "state", "heartbeatSeconds")} == {
         "kind": "Agent",
         "state": "Running",
@@ -245,6 +248,9 @@ ONE_LINE = "write one line without control characters"
         ("spec.purpose", "x" * 1025, "Too long: may not be more than 1024"),
         ("spec.purpose", ABSENT, "Required value"),
         ("spec.released", "yes", "must be of type boolean"),
+        ("spec.mode", "exclusive", 'supported values: "Shared", "Exclusive"'),
+        ("spec.onExpiry", "Keep", 'supported values: "Release", "Hold"'),
+        ("spec.release", {"by": "bob@pc"}, "set released to true with it"),
     ],
 )
 def test_a_bad_claim_is_refused_with_what_to_write_instead(api: Api, path: str, value: Any, says: str) -> None:
@@ -293,6 +299,7 @@ def test_a_misspelt_field_is_refused(api: Api) -> None:
     [
         ("spec.resource", "stack:other", "release this claim and claim the other resource"),
         ("spec.session", "bob@pc", "the other session makes a claim of its own"),
+        ("spec.mode", "Exclusive", "make one in the other mode"),
     ],
 )
 def test_the_identity_of_a_claim_never_changes(api: Api, path: str, value: str, says: str) -> None:
@@ -316,9 +323,12 @@ def test_the_id_of_a_session_never_changes(api: Api) -> None:
 def test_purpose_and_holder_may_change(api: Api) -> None:
     api.create(CLAIM)
 
-    changed = api.patch(CLAIMS, "a-claim", {"spec": {"purpose": "something else", "holder": {"host": "desk"}}})
+    changed = api.patch(
+        CLAIMS, "a-claim", {"spec": {"purpose": "something else", "holder": {"host": "desk"}, "onExpiry": "Hold"}}
+    )
 
     assert changed["spec"]["purpose"] == "something else"
+    assert changed["spec"]["onExpiry"] == "Hold"
     assert changed["spec"]["holder"]["host"] == "desk"
 
 
@@ -332,6 +342,28 @@ def test_a_released_claim_stays_released(api: Api, value: bool | None) -> None:
 
     assert fields == ["spec.released"]
     assert "delete it and make a new claim" in message
+
+
+def test_who_let_go_and_why_is_said_once_and_stays(api: Api) -> None:
+    said = {"by": "bob@pc", "user": "bob", "reason": "alice is on holiday", "forced": True, "to": "bob@pc"}
+    api.create(CLAIM)
+
+    fields, message = api.refusal(lambda: api.patch(CLAIMS, "a-claim", {"spec": {"release": said}}))
+    assert (fields, "set released to true with it" in message) == (["spec.release"], True)
+
+    api.patch(CLAIMS, "a-claim", {"spec": {"released": True, "release": said}})
+    for other in ({"reason": "no reason"}, None):
+        fields, message = api.refusal(partial(api.patch, CLAIMS, "a-claim", {"spec": {"release": other}}))
+        assert (fields, "stays as it was" in message) == (["spec.release"], True)
+
+
+def test_who_let_go_can_be_said_after_the_release(api: Api) -> None:
+    api.create(CLAIM)
+    api.patch(CLAIMS, "a-claim", {"spec": {"released": True}})
+
+    changed = api.patch(CLAIMS, "a-claim", {"spec": {"release": {"by": "bob@pc"}}})
+
+    assert changed["spec"]["release"] == {"by": "bob@pc"}
 
 
 @pytest.mark.parametrize("value", ["Running", "Paused", None])
@@ -395,6 +427,9 @@ def test_the_status_is_written_apart_from_the_spec(api: Api) -> None:
         ("status.conditions", [{"type": "Granted", "status": "Maybe"}]),
         ("status.conflictsWith", WHOLE_CLAIM_STATUS["conflictsWith"] * 11),
         ("status.conflictsWith", [{"name": "other"}]),
+        ("status.waitingFor", WHOLE_CLAIM_STATUS["conflictsWith"] * 11),
+        ("status.queuePosition", 0),
+        ("status.fencingToken", "12"),
     ],
 )
 def test_a_wrong_status_is_refused(api: Api, path: str, value: Any) -> None:
@@ -409,11 +444,12 @@ def test_a_wrong_status_is_refused(api: Api, path: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("selector", "found"),
     [
-        ("spec.resource=stack:vault", ["vault-a", "vault-b"]),
+        ("spec.resource=stack:vault", ["vault-a", "vault-b", "vault-c"]),
         ("spec.resource=stack:vault,spec.session=a@h", ["vault-a"]),
         ("spec.session=a@h", ["consul-a", "vault-a"]),
         ("status.phase=Active", ["vault-b"]),
-        ("status.phase!=Active,spec.resource=stack:vault", ["vault-a"]),
+        ("spec.mode=Exclusive,spec.resource=stack:vault", ["vault-c"]),
+        ("status.phase!=Active,spec.resource=stack:vault", ["vault-a", "vault-c"]),
     ],
 )
 def test_claims_are_selected_by_resource_session_and_phase(
@@ -421,6 +457,7 @@ def test_claims_are_selected_by_resource_session_and_phase(
 ) -> None:
     board.claim("stack:vault", "a@h", name="vault-a")
     board.claim("stack:vault", "b@h", name="vault-b")
+    board.claim("stack:vault", "c@h", name="vault-c", mode="Exclusive")
     board.claim("stack:consul", "a@h", name="consul-a")
     api.patch(CLAIMS, "vault-b", {"status": {"phase": "Active"}}, "/status")
 
@@ -462,13 +499,13 @@ def test_kubectl_shows_who_has_what_until_when(api: Api, kubectl: Callable[..., 
     api.patch(CLAIMS, "a-claim", {"status": WHOLE_CLAIM_STATUS}, "/status")
 
     head, row = rows(kubectl("get", "presenceclaims"))
-    assert head == ["NAME", "RESOURCE", "SESSION", "PHASE", "EXPIRES", "AGE"]
-    assert row[:-1] == ["a-claim", "stack:vault", "alice@laptop@a1b2c3d4", "Active", "2026-01-01T10:15:00Z"]
+    assert head == ["NAME", "RESOURCE", "MODE", "SESSION", "PHASE", "EXPIRES", "AGE"]
+    assert row[:-1] == ["a-claim", "stack:vault", "Shared", "alice@laptop@a1b2c3d4", "Active", "2026-01-01T10:15:00Z"]
     assert "<" not in row[-1]
 
     head, row = rows(kubectl("get", "pclaim", "-o", "wide"))
-    assert head[6:] == ["PURPOSE", "HOLDER"]
-    assert row[6:] == ["rotate the unseal keys", "alice"]
+    assert head[7:] == ["PURPOSE", "HOLDER", "TOKEN", "QUEUE"]
+    assert row[7:] == ["rotate the unseal keys", "alice", "", ""]
 
 
 def test_kubectl_shows_who_is_there(api: Api, kubectl: Callable[..., str]) -> None:

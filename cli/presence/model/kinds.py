@@ -52,8 +52,20 @@ AGENT = "Agent"
 PIPELINE = "Pipeline"
 HUMAN = "Human"
 
+# Modes of a claim (`spec.mode`).
 SHARED = "Shared"
 EXCLUSIVE = "Exclusive"
+
+# What becomes of the resource when an exclusive claim expires (`spec.onExpiry`).
+ON_EXPIRY_RELEASE = "Release"
+ON_EXPIRY_HOLD = "Hold"
+
+# Annotations of the Lease by which exclusive claims are granted.
+RESOURCE_ANNOTATION = f"{GROUP}/resource"
+CLAIM_ANNOTATION = f"{GROUP}/claim"
+SESSION_ANNOTATION = f"{GROUP}/session"
+#: The number of the latest exclusive grant of the resource.
+FENCING_TOKEN_ANNOTATION = f"{GROUP}/fencing-token"
 
 #: Seconds a claim or session lives without a sign of life when it says nothing itself.
 DEFAULT_TTL = 900.0
@@ -73,5 +85,6 @@ USER_MAX = 64
 HOST_MAX = 128
 AGENT_MAX = 64
 URL_MAX = 1024
+REASON_MAX = 1024
 
 DEFAULT_AGENT = "claude-code"

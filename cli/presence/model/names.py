@@ -27,6 +27,11 @@ def session_name(session: str) -> str:
     return f"{slug(session)}-{_digest(session)}"
 
 
+def lease_name(resource: str) -> str:
+    """Name of the Lease by which exclusive claims on `resource` are granted."""
+    return f"presence-{slug(resource)}-{_digest(resource)}"
+
+
 def _digest(*parts: str) -> str:
     # NUL occurs in no part, so ("a", "b:c") and ("a:b", "c") cannot meet.
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:_HASH_DIGITS]

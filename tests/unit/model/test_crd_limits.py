@@ -35,6 +35,10 @@ def field(plural: str, path: str) -> dict[str, Any]:
         (kinds.CLAIM_PLURAL, "spec.holder.host", kinds.HOST_MAX),
         (kinds.CLAIM_PLURAL, "spec.holder.agent", kinds.AGENT_MAX),
         (kinds.CLAIM_PLURAL, "spec.holder.url", kinds.URL_MAX),
+        (kinds.CLAIM_PLURAL, "spec.release.by", kinds.SESSION_MAX),
+        (kinds.CLAIM_PLURAL, "spec.release.to", kinds.SESSION_MAX),
+        (kinds.CLAIM_PLURAL, "spec.release.user", kinds.USER_MAX),
+        (kinds.CLAIM_PLURAL, "spec.release.reason", kinds.REASON_MAX),
         (kinds.SESSION_PLURAL, "spec.sessionId", kinds.SESSION_MAX),
         (kinds.SESSION_PLURAL, "spec.user", kinds.USER_MAX),
         (kinds.SESSION_PLURAL, "spec.host", kinds.HOST_MAX),
@@ -61,6 +65,8 @@ def test_every_agreed_type_is_explained() -> None:
 
 def test_defaults_are_the_models() -> None:
     assert field(kinds.CLAIM_PLURAL, "spec.holder.agent")["default"] == kinds.DEFAULT_AGENT
+    assert field(kinds.CLAIM_PLURAL, "spec.mode")["default"] == kinds.SHARED
+    assert field(kinds.CLAIM_PLURAL, "spec.onExpiry")["default"] == kinds.ON_EXPIRY_RELEASE
     assert field(kinds.SESSION_PLURAL, "spec.heartbeatSeconds")["default"] == kinds.DEFAULT_HEARTBEAT_SECONDS
     assert field(kinds.SESSION_PLURAL, "spec.state")["default"] == kinds.RUNNING
     assert field(kinds.SESSION_PLURAL, "spec.kind")["default"] == kinds.AGENT
@@ -70,6 +76,11 @@ def test_the_words_for_phases_states_and_kinds_are_the_models() -> None:
     claim = set(field(kinds.CLAIM_PLURAL, "status.phase")["enum"])
     session = set(field(kinds.SESSION_PLURAL, "status.phase")["enum"])
 
+    assert set(field(kinds.CLAIM_PLURAL, "spec.mode")["enum"]) == {kinds.SHARED, kinds.EXCLUSIVE}
+    assert set(field(kinds.CLAIM_PLURAL, "spec.onExpiry")["enum"]) == {
+        kinds.ON_EXPIRY_RELEASE,
+        kinds.ON_EXPIRY_HOLD,
+    }
     assert claim == {kinds.PENDING, kinds.ACTIVE, *kinds.ENDED_PHASES}
     assert session == {kinds.ACTIVE, kinds.STALE, kinds.PAUSED, *kinds.ENDED_SESSION_PHASES}
     assert set(field(kinds.SESSION_PLURAL, "spec.state")["enum"]) == {kinds.RUNNING, kinds.PAUSED, kinds.COMPLETED}

@@ -5,7 +5,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from presence.model.names import claim_name, session_name
+from presence.model.names import claim_name, lease_name, session_name
 
 LEGAL = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 
@@ -27,3 +27,17 @@ def test_the_border_between_session_and_resource_counts() -> None:
 
 def test_names_never_change_between_releases() -> None:
     assert claim_name("wizard@devvm@a1b2c3d4", "stack:vault") == "stack-vault-a760ba33"
+
+
+@given(st.text(max_size=255))
+def test_any_resource_gives_a_legal_name_of_its_lease(resource: str) -> None:
+    assert LEGAL.fullmatch(lease_name(resource))
+    assert len(lease_name(resource)) <= 253
+
+
+def test_two_resources_with_one_slug_have_two_leases() -> None:
+    assert lease_name("stack:a-b") != lease_name("stack:a_b")
+
+
+def test_the_lease_of_a_resource_never_changes_between_releases() -> None:
+    assert lease_name("stack:vault") == "presence-stack-vault-5cb78fd2"

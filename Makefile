@@ -43,6 +43,10 @@ test: setup tools ## run all tests on real parts (ARGS='-k word' for some)
 test-unit: setup ## run the tests that need nothing but Python
 	@$(PY) -m pytest tests/unit $(ARGS)
 
+.PHONY: faults
+faults: setup tools ## show for long that Exclusive claims exclude, through faults of all kinds (SEED=7 MINUTES=10)
+	@PYTHONPATH=tests:tools $(PY) -m faults $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
+
 .PHONY: lint
 lint: setup ## check style, formatting, layers and types
 	@.cache/venv/bin/ruff check .

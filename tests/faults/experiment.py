@@ -85,7 +85,7 @@ class _Contender:
 @dataclass(slots=True)
 class _State:
     alive: dict[str, _Contender] = field(default_factory=dict)
-    paused: list[_Contender] = field(default_factory=list)
+    paused: dict[str, list[int]] = field(default_factory=lambda: {"holder": [], "keeper": []})
 
 
 class Experiment:
@@ -136,6 +136,8 @@ class Experiment:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for whom in self._state.paused:
+            self._resume(whom)
         for each in (*self.operators, *([self._extra] if self._extra else [])):
             each.__exit__(None, None, None)
         if self._wire is not None:
@@ -199,8 +201,10 @@ class Experiment:
         nemesis.start()
         try:
             await asyncio.to_thread(nemesis.join)
-            for what in ("resume operator", "start operator", "single operator", "resume holder", "resume wire"):
+            for what in ("resume operator", "start operator", "single operator", "resume wire"):
                 await asyncio.to_thread(self.do, what, 0)
+            for whom in self._state.paused:
+                self._resume(whom)
             self.say(f"{self.setting.seconds:7.1f} s  faults are over; {len(self._state.alive)} contenders are left")
             await asyncio.wait(crowds, timeout=self.setting.drain)
         finally:
@@ -273,8 +277,8 @@ class Experiment:
             self.cluster.apiserver.kill()
             self.cluster.apiserver.start()
             return what
-        if what == "resume holder":
-            return self._resume()
+        if verb == "resume":
+            return self._resume(whom)
         return self._trouble_contender(verb, whom, which)
 
     def _trouble_operator(self, verb: str, which: int) -> str:
@@ -310,38 +314,47 @@ class Experiment:
         assert self._watcher is not None
         with self._lock:
             alive = dict(self._state.alive)
-        # Sessions of holders begin with the name of the run.
-        holding = set(self._watcher.holding.values())
+        # Sessions begin with the name of the run.
+        holding = list(self._watcher.holding.values())
+        waiting = list(self._watcher.waiting.values())
         running = {each.run: each for each in self._running()}
         if whom == "command":
             found = [each for run, each in alive.items() if run in running]
-        elif whom == "holder":
-            found = [each for run, each in alive.items() if run in running or any(s.startswith(run) for s in holding)]
+        elif whom == "waiter":
+            found = [each for run, each in alive.items() if any(session.startswith(run) for session in waiting)]
         else:
-            waiting = self._watcher.waiting.values()
-            found = [each for run, each in alive.items() if any(s.startswith(run) for s in list(waiting))]
+            found = [
+                each
+                for run, each in alive.items()
+                if run in running or any(session.startswith(run) for session in holding)
+            ]
         if not found:
             return ""
         victim = sorted(found, key=lambda each: each.run)[which % len(found)]
-        victim.harmed = True
-        with contextlib.suppress(ProcessLookupError):
+        command = running[victim.run].pid if victim.run in running else 0
+        try:
             if whom == "command":
-                os.kill(running[victim.run].pid, signal.SIGKILL)
-            elif verb == "kill":
-                victim.process.kill()
+                pid = command
+            elif whom == "keeper":
+                # The supervisor's other child, which talks to the board.
+                pid = next(each for each in _children(victim.process.pid) if each != command)
             else:
-                victim.process.send_signal(signal.SIGSTOP)
-                self._state.paused.append(victim)
-        return f"{verb} {whom} {victim.run}"
+                pid = victim.process.pid
+            victim.harmed = True
+            os.kill(pid, signal.SIGSTOP if verb == "pause" else signal.SIGKILL)
+        except (OSError, StopIteration):
+            return ""
+        if verb == "pause":
+            self._state.paused[whom].append(pid)
+        return f"{verb} {whom} of {victim.run}"
 
-    def _resume(self) -> str:
-        names = []
-        while self._state.paused:
-            victim = self._state.paused.pop()
+    def _resume(self, whom: str) -> str:
+        resumed = 0
+        while self._state.paused[whom]:
             with contextlib.suppress(ProcessLookupError):
-                victim.process.send_signal(signal.SIGCONT)
-                names.append(victim.run)
-        return f"resume holder {' '.join(names)}" if names else ""
+                os.kill(self._state.paused[whom].pop(), signal.SIGCONT)
+                resumed += 1
+        return f"resume {whom}" if resumed else ""
 
     def _running(self) -> list[Started]:
         records = self._commands()
@@ -361,6 +374,10 @@ class Experiment:
                 case _:
                     raise ValueError(f"{self._log}: line {order + 1} is no report of a command: {line!r}")
         return records
+
+
+def _children(pid: int) -> list[int]:
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def _wrong_clock(hours: int) -> dict[str, str]:

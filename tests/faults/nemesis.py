@@ -37,6 +37,8 @@ REPERTOIRE: tuple[tuple[str, str, int, float, float], ...] = (
     ("kill holder", "", 4, 0.0, 0.0),
     ("kill command", "", 2, 0.0, 0.0),
     ("pause holder", "resume holder", 4, 2.0, 20.0),
+    ("kill keeper", "", 2, 0.0, 0.0),
+    ("pause keeper", "resume keeper", 3, 2.0, 20.0),
     ("kill waiter", "", 2, 0.0, 0.0),
     ("cut wire", "", 3, 0.0, 0.0),
     ("stall wire", "resume wire", 2, 1.0, 15.0),

@@ -69,10 +69,12 @@ OUTCOMES = (
 PRIORITIES = ("urgent", "normal", "low", "other")
 DROP_REASONS = ("rate_limit", "queue_full", "error", "other")
 REPAIRS = ("added", "changed", "removed", "other")
+LEASE_RESULTS = ("created", "taken", "completed", "held", "conflict", "failed", "other")
 MIRROR_ERRORS = ("connect", "auth", "timeout", "read_only", "schema", "rejected", "other")
 SCHEMA_STATES = ("ok", "behind", "unknown", "off")
 
 _LAG_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
+_WAIT_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0)
 _HOLD_SECONDS = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 14_400.0, 43_200.0, 86_400.0, 604_800.0)
 _REQUEST_SECONDS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _PASS_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -122,6 +124,21 @@ class Metrics:
         )
         self._conflicts = self._counter(
             "presence_conflicts", "Claims that began to share their resource with another session's.", "type"
+        )
+        self._overlaps = self._counter(
+            "presence_overlaps", "Claims that held a resource together with an Exclusive one.", "type"
+        )
+        self._waits = self._histogram(
+            "presence_claim_wait_seconds",
+            "Time from the creation of a claim that had to wait, or is Exclusive, to its grant.",
+            _WAIT_SECONDS,
+            "type",
+        )
+        self._lease_results = self._counter(
+            "presence_lease_acquire",
+            "Attempts to grant an Exclusive claim by the Lease of its resource, by what came of it; `conflict` counts "
+            "each compare-and-swap that was lost, `completed` grants that another process had begun.",
+            "result",
         )
         self._heartbeats = self._counter("presence_heartbeats", "Renewals that the operator saw.", "object")
 
@@ -221,6 +238,18 @@ class Metrics:
     def conflict_started(self, resource: str) -> None:
         """A claim began to share its resource with another session's."""
         self._conflicts.labels(metric_type(resource)).inc()
+
+    def overlap_started(self, resource: str) -> None:
+        """A claim came to hold a resource together with an Exclusive one."""
+        self._overlaps.labels(metric_type(resource)).inc()
+
+    def claim_waited(self, resource: str, seconds: float) -> None:
+        """A claim that had to be granted was, so long after its creation."""
+        self._waits.labels(metric_type(resource)).observe(_positive(seconds))
+
+    def lease_acquired(self, result: str) -> None:
+        """An attempt to grant an Exclusive claim ended; `result` is one of LEASE_RESULTS."""
+        self._lease_results.labels(_bounded(result, LEASE_RESULTS)).inc()
 
     def heartbeat(self, of: str) -> None:
         """A renewal was seen; `of` is `session` or `claim`."""
@@ -365,7 +394,7 @@ class Metrics:
     def _start_at_zero(self) -> None:
         """Known series exist from the start: rate() cannot see the first increment of a series that appears with it."""
         for kind in TYPES:
-            for metric in (self._granted, self._expired, self._conflicts, self._hold):
+            for metric in (self._granted, self._expired, self._conflicts, self._overlaps, self._hold, self._waits):
                 metric.labels(kind)
             for reason in RELEASE_REASONS:
                 self._released.labels(kind, reason)
@@ -373,6 +402,7 @@ class Metrics:
             (self._heartbeats, BEATING),
             (self._dropped, DROP_REASONS),
             (self._repairs, REPAIRS),
+            (self._lease_results, LEASE_RESULTS),
             (self._mirror_errors, MIRROR_ERRORS),
         ):
             for value in values:
@@ -380,6 +410,7 @@ class Metrics:
         for kind in (kinds.CLAIM_KIND, kinds.SESSION_KIND):
             self._unparsable.labels(kind)
             self._requests.labels("patch", kind, "ok")
+        for kind in (kinds.CLAIM_KIND, kinds.SESSION_KIND, "Lease"):
             for outcome in OUTCOMES[1:]:
                 self._retries.labels(kind, outcome)
         for priority in PRIORITIES:
@@ -392,6 +423,7 @@ class _BoardCollector(Collector):
 
     figures = (
         Figure("presence_claims", "gauge", ("phase", "type"), "Claims that exist, by phase and type of resource."),
+        Figure("presence_claims_waiting", "gauge", ("type",), "Claims that wait for their turn, by type of resource."),
         Figure("presence_sessions", "gauge", ("phase",), "Sessions that exist, by phase."),
         Figure("presence_conflicted_resources", "gauge", (), "Resources that more than one session claims right now."),
     )
@@ -419,9 +451,11 @@ class _BoardCollector(Collector):
         for phase in CLAIM_PHASES:
             for kind in TYPES:
                 families[0].add_metric((phase, kind), by_phase[phase, kind])
+        for kind in TYPES:
+            families[1].add_metric((kind,), by_phase[kinds.PENDING, kind])
         for phase in SESSION_PHASES:
-            families[1].add_metric((phase,), by_state[phase])
-        families[2].add_metric((), len(conflicted))
+            families[2].add_metric((phase,), by_state[phase])
+        families[3].add_metric((), len(conflicted))
         yield from families
 
 

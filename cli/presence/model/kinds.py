@@ -66,6 +66,8 @@ CLAIM_ANNOTATION = f"{GROUP}/claim"
 SESSION_ANNOTATION = f"{GROUP}/session"
 #: The number of the latest exclusive grant of the resource.
 FENCING_TOKEN_ANNOTATION = f"{GROUP}/fencing-token"
+#: On a Lease that was made anew, until the grants that began under an older one are fenced off.
+UNFENCED_ANNOTATION = f"{GROUP}/unfenced"
 
 #: Seconds a claim or session lives without a sign of life when it says nothing itself.
 DEFAULT_TTL = 900.0

@@ -42,6 +42,40 @@ class WriteClaimStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class GrantExclusive:
+    """Let the Lease of the resource name this claim, then write this status with the fencing token of that grant.
+
+    Provided that the claim still is as it was decided upon (uid and resourceVersion), and that whoever the Lease names
+    is over. See `core.granting`.
+    """
+
+    claim: Claim
+    status: ClaimStatus
+    deadline: float
+    attempt: int = 0
+
+    @property
+    def began(self) -> bool:
+        """True: it grants the claim."""
+        return True
+
+    @property
+    def ended(self) -> bool:
+        """False: it does not end the claim."""
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class FreeLease:
+    """Blank the Lease of a resource that nobody holds or waits for, provided that it still names this uid."""
+
+    namespace: str
+    resource: str
+    holder: str
+    attempt: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class WriteSessionStatus:
     """Write this status, provided that the session still is as it was decided upon (uid and resourceVersion)."""
 
@@ -86,7 +120,7 @@ class EmitEvent:
     warning: bool = False
 
 
-Action = WriteClaimStatus | WriteSessionStatus | DeleteObject | VerifySessions
+Action = WriteClaimStatus | GrantExclusive | FreeLease | WriteSessionStatus | DeleteObject | VerifySessions
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +144,13 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """Not granted: the resource's Lease names this claim, or it holds the resource, and it is not over."""
+
+    by: Claim
+
+
+@dataclass(frozen=True, slots=True)
 class Verified:
     """The sessions as read by requests that began at `since` or later, by the server's clock."""
 
@@ -117,4 +158,4 @@ class Verified:
     found: tuple[Session, ...]
 
 
-Outcome = Done | Gone | Failed | Verified
+Outcome = Done | Gone | Failed | Held | Verified

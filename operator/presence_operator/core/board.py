@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Protocol
 
 from presence.model import kinds
 from presence.model.names import session_name
-from presence.model.times import format_time
-from presence_operator.core import status as statuses
+from presence.model.queue import shown_position
 from presence_operator.core.actions import (
     DeleteObject,
     Done,
-    EmitEvent,
     Failed,
+    FreeLease,
     Gone,
+    GrantExclusive,
+    Held,
     Priority,
     Verified,
     VerifySessions,
@@ -26,24 +27,32 @@ from presence_operator.core.actions import (
     WriteSessionStatus,
 )
 from presence_operator.core.conflicts import ResourceGroup
-from presence_operator.core.decide import Circumstances, Decision, Policy, decide_claim, decide_session, promise_is_due
-from presence_operator.core.facts import Claim, Key, Peer, Session
+from presence_operator.core.decide import (
+    Circumstances,
+    Decision,
+    Policy,
+    Turn,
+    decide_claim,
+    decide_session,
+    promise_is_due,
+)
+from presence_operator.core.entries import NO_FACTS, ClaimEntry, Holder, LeaseNote, SessionEntry
+from presence_operator.core.facts import Claim, Fact, Key, Peer, Session, is_newer, version_number
+from presence_operator.core.news import news
+from presence_operator.core.queueing import ResourceQueue
 from presence_operator.core.schedule import NEVER, Schedule
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from presence_operator.core import status as statuses
+    from presence_operator.core.actions import Action, EmitEvent, Outcome
 
-    from presence_operator.core.actions import Action, Outcome
-
-#: Claims of this age that are seen for the first time are history to be caught up with, not news.
-NEWS_SECONDS = 60.0
 #: The uids of this many objects that were deleted last are remembered against events that come late.
 _BURIED = 8192
 #: Objects looked at by one call of `decide`, so that the loop around it stays responsive.
 _LOOKS = 2000
-_NO_FACTS = -NEVER
-
-Fact = Claim | Session
+#: Seconds until the same claim is tried again after somebody else turned out to hold the resource.
+_HELD_PAUSE = 0.1
+_LONGEST_HELD_PAUSE = 5.0
 
 
 class Observer(Protocol):
@@ -62,87 +71,26 @@ class _Deaf:
     def gone(self, fact: Fact) -> None: ...
 
 
-class _Entry:
-    """What claims and sessions have in common: at most one action in flight, and a time to look again."""
-
-    __slots__ = ("busy", "failures", "gone", "queued", "retry_at", "wake")
-
-    def __init__(self) -> None:
-        self.wake = NEVER
-        self.busy = False
-        self.gone = False
-        self.failures = 0
-        self.retry_at = _NO_FACTS
-        self.queued: Priority | None = None
-
-
-class _ClaimEntry(_Entry):
-    __slots__ = ("fact", "group", "holder", "live", "mirror", "mirror_due", "show_peers")
-
-    def __init__(self, fact: Claim, holder: _Holder) -> None:
-        super().__init__()
-        self.fact = fact
-        self.group: ResourceGroup | None = None
-        self.holder = holder
-        self.live = False
-        # After a start, every list of others is compared with what is shown.
-        self.show_peers = True
-        self.mirror: statuses.MirrorNote | None = None
-        self.mirror_due = NEVER
-
-
-class _SessionEntry(_Entry):
-    __slots__ = ("count_due", "fact", "holder")
-
-    def __init__(self, fact: Session, holder: _Holder) -> None:
-        super().__init__()
-        self.fact = fact
-        self.holder = holder
-        self.count_due = NEVER
-
-
-class _Holder:
-    """One session id of one board: its claims, and the session objects that keep them alive."""
-
-    __slots__ = ("alive", "claims", "completed", "departed", "key", "sessions", "verified", "waiting")
-
-    def __init__(self, key: Key) -> None:
-        self.key = key
-        self.claims: dict[_ClaimEntry, None] = {}
-        self.sessions: dict[_SessionEntry, None] = {}
-        # A heartbeat keeps what it renewed also when the session object is deleted afterwards.
-        self.departed: Session | None = None
-        self.alive = _NO_FACTS
-        self.completed = False
-        self.verified = _NO_FACTS
-        self.waiting: dict[_ClaimEntry, None] = {}
-
-    def recount(self) -> None:
-        facts = [entry.fact for entry in self.sessions]
-        self.completed = any(fact.state == kinds.COMPLETED for fact in facts)
-        if self.departed is not None:
-            self.completed = self.completed or (not facts and self.departed.state == kinds.COMPLETED)
-            facts.append(self.departed)
-        self.alive = max((_sign_of_life(fact) for fact in facts), default=_NO_FACTS)
-
-    def active(self) -> int:
-        return sum(entry.live and entry.fact.status.phase == kinds.ACTIVE for entry in self.claims)
-
-
 class Board:
     """All boards (namespaces) that this operator serves. Every time is in seconds by the API server's clock."""
 
     def __init__(self, policy: Policy, observer: Observer | None = None) -> None:
         self.policy = policy
         self.observer: Observer = observer or _Deaf()
-        self._claims: dict[Key, _ClaimEntry] = {}
-        self._sessions: dict[Key, _SessionEntry] = {}
-        self._holders: dict[Key, _Holder] = {}
+        self._claims: dict[Key, ClaimEntry] = {}
+        self._sessions: dict[Key, SessionEntry] = {}
+        self._holders: dict[Key, Holder] = {}
         self._groups: dict[Key, ResourceGroup] = {}
         self._stale_groups: dict[ResourceGroup, None] = {}
-        self._schedule: Schedule[_ClaimEntry | _SessionEntry | ResourceGroup] = Schedule()
-        self._queues: tuple[dict[_ClaimEntry | _SessionEntry, None], ...] = ({}, {}, {})
-        self._unverified: dict[str, dict[_Holder, None]] = {}
+        self._resources: dict[Key, ResourceQueue] = {}
+        self._changed_resources: dict[ResourceQueue, None] = {}
+        self._leases: dict[Key, LeaseNote] = {}
+        # First seen idle, then for long enough.
+        self._idle_leases: dict[LeaseNote, None] = {}
+        self._unwanted_leases: dict[LeaseNote, None] = {}
+        self._schedule: Schedule[ClaimEntry | SessionEntry | ResourceGroup | ResourceQueue | LeaseNote] = Schedule()
+        self._queues: tuple[dict[ClaimEntry | SessionEntry, None], ...] = ({}, {}, {})
+        self._unverified: dict[str, dict[Holder, None]] = {}
         self._verifying: set[str] = set()
         self._verify_at: dict[str, float] = {}
         self._verify_failures: dict[str, int] = {}
@@ -175,7 +123,7 @@ class Board:
         if entry is None:
             return False
         known = entry.fact.resource_version
-        return known == resource_version or not _newer(resource_version, known)
+        return known == resource_version or not is_newer(resource_version, known)
 
     def get(self, kind: type[Fact], key: Key) -> Fact | None:
         """The facts of an object, if it is known."""
@@ -185,6 +133,29 @@ class Board:
     def snapshot(self) -> tuple[list[Claim], list[Session]]:
         """All facts."""
         return [entry.fact for entry in self._claims.values()], [entry.fact for entry in self._sessions.values()]
+
+    def is_over(self, namespace: str, uid: str, name: str) -> bool:
+        """True when the API has shown that the claim keeps nobody waiting any more. That never becomes false again."""
+        if uid in self._buried:
+            return True
+        entry = self._claims.get((namespace, name))
+        return entry is not None and entry.fact.uid == uid and entry.fact.over
+
+    def lease_seen(self, namespace: str, resource: str, holder: str) -> None:
+        """The Lease of a resource names the claim with this uid; empty when it names none."""
+        key = (namespace, resource)
+        note = self._leases.get(key)
+        if not holder:
+            if note is not None and not note.busy:
+                self._forget_wishes(note)
+                del self._leases[key]
+            return
+        if note is None:
+            note = self._leases[key] = LeaseNote(key, holder)
+        elif note.holder != holder:
+            note.holder = holder
+            self._forget_wishes(note)
+        self._consider_lease(key)
 
     def mirror_says(self, key: Key, uid: str, note: statuses.MirrorNote, now: float) -> None:
         """The mirror has written a claim, or cannot."""
@@ -200,6 +171,7 @@ class Board:
     def decide(self, now: float, limit: int) -> list[Action]:
         """At most `limit` actions that are due at `now`, the most urgent first. Each has to be settled."""
         actions: list[Action] = []
+        self._admit(now)
         self._wake(now)
         looks = _LOOKS
         for priority in Priority:
@@ -216,29 +188,36 @@ class Board:
                     continue
                 decision = self._decide(entry, now)
                 if decision.verify:
-                    assert isinstance(entry, _ClaimEntry)
+                    assert isinstance(entry, ClaimEntry)
                     self._want_verified(entry)
                 elif decision.action is None:
                     self._schedule.at(entry, decision.look_at)
-                    if isinstance(entry, _ClaimEntry):
+                    if isinstance(entry, ClaimEntry):
                         entry.show_peers = False
                 elif decision.priority > priority:
                     self._mark(entry, decision.priority)
                 else:
                     entry.busy = True
                     self._schedule.at(entry, NEVER)
-                    if isinstance(entry, _ClaimEntry):
+                    if isinstance(entry, ClaimEntry):
                         # Whatever is written shows the others as they are now.
                         entry.show_peers = False
                     actions.append(decision.action)
             if queue:
                 break
         self._verify(actions, now)
+        self._free(actions, limit)
         return actions
 
     def next_wake(self) -> float:
         """When `decide` has something to do if nothing else happens: a time, -inf for at once, inf for never."""
-        if any(self._queues) or self._stale_groups:
+        if (
+            any(self._queues)
+            or self._stale_groups
+            or self._changed_resources
+            or self._idle_leases
+            or self._unwanted_leases
+        ):
             return -NEVER
         wake = self._schedule.next()
         for namespace in self._unverified:
@@ -255,7 +234,10 @@ class Board:
         if isinstance(action, VerifySessions):
             self._settle_verification(action, outcome, now)
             return []
-        decided_on = action.target if isinstance(action, DeleteObject) else _subject(action)
+        if isinstance(action, FreeLease):
+            self._settle_lease(action, outcome, now)
+            return []
+        decided_on = _subject(action)
         entry = self._entry(type(decided_on), decided_on.key)
         if entry is not None and entry.fact.uid != decided_on.uid:
             entry = None
@@ -264,11 +246,14 @@ class Board:
                 entry.busy = False
                 entry.failures += 1
                 entry.retry_at = now + outcome.retry_in
-                if isinstance(entry, _ClaimEntry):
+                if isinstance(entry, ClaimEntry):
                     entry.show_peers = True
                 self._mark(entry, Priority.URGENT)
             if outcome.fact is not None:
                 self.put(outcome.fact)
+            return []
+        if isinstance(outcome, Held):
+            self._settle_held(entry, outcome.by, now)
             return []
         if isinstance(outcome, Gone) or isinstance(action, DeleteObject):
             self.drop(type(decided_on), decided_on.key, decided_on.uid)
@@ -276,17 +261,19 @@ class Board:
         if entry is not None:
             entry.busy = False
             entry.failures = 0
-            entry.retry_at = _NO_FACTS
-            if isinstance(entry, _SessionEntry):
+            entry.retry_at = NO_FACTS
+            if isinstance(entry, SessionEntry):
                 entry.count_due = NEVER
             self._mark(entry, Priority.NORMAL)
         if isinstance(outcome, Done) and outcome.fact is not None:
             self.put(outcome.fact)
-        return _news(action, now)
+        if isinstance(action, GrantExclusive):
+            self.lease_seen(action.claim.namespace, action.claim.resource, action.claim.uid)
+        return news(action, now)
 
     # ---- inside
 
-    def _entry(self, kind: type[Fact], key: Key) -> _ClaimEntry | _SessionEntry | None:
+    def _entry(self, kind: type[Fact], key: Key) -> ClaimEntry | SessionEntry | None:
         return self._claims.get(key) if kind is Claim else self._sessions.get(key)
 
     def _put(self, fact: Fact, *, heard: bool, force: bool) -> bool:
@@ -297,38 +284,40 @@ class Board:
         if entry is None:
             if heard and self._before_horizon(kind, fact):
                 return False
-        elif not force and not _newer(fact.resource_version, entry.fact.resource_version):
+        elif not force and not is_newer(fact.resource_version, entry.fact.resource_version):
             return False
         elif entry.fact.uid != fact.uid:
             self._remove(entry)
             entry = None
         before = entry.fact if entry else None
         if isinstance(fact, Claim):
-            assert entry is None or isinstance(entry, _ClaimEntry)
+            assert entry is None or isinstance(entry, ClaimEntry)
             self._put_claim(fact, entry)
         else:
-            assert entry is None or isinstance(entry, _SessionEntry)
+            assert entry is None or isinstance(entry, SessionEntry)
             self._put_session(fact, entry)
         self.observer.changed(fact, before)
         return True
 
-    def _put_claim(self, fact: Claim, entry: _ClaimEntry | None) -> None:
+    def _put_claim(self, fact: Claim, entry: ClaimEntry | None) -> None:
         if entry is None:
             holder = self._holder((fact.namespace, fact.session))
-            entry = self._claims[fact.key] = _ClaimEntry(fact, holder)
+            entry = self._claims[fact.key] = ClaimEntry(fact, holder, self._resource(fact))
             holder.claims[entry] = None
         was_active = entry.live and entry.fact.status.phase == kinds.ACTIVE
         entry.fact = fact
         live = _lives(fact, entry.holder)
+        entry.resource.take(fact)
+        self._changed(entry.resource)
         self._set_live(entry, live)
         if was_active != (live and fact.status.phase == kinds.ACTIVE):
             self._recount_sessions(entry.holder)
         self._mark(entry, Priority.NORMAL if fact.status.phase == kinds.ACTIVE and live else Priority.URGENT)
 
-    def _put_session(self, fact: Session, entry: _SessionEntry | None) -> None:
+    def _put_session(self, fact: Session, entry: SessionEntry | None) -> None:
         if entry is None:
             holder = self._holder((fact.namespace, fact.session_id))
-            entry = self._sessions[fact.key] = _SessionEntry(fact, holder)
+            entry = self._sessions[fact.key] = SessionEntry(fact, holder)
             holder.sessions[entry] = None
             holder.departed = None
             only_beat = False
@@ -345,7 +334,7 @@ class Board:
                 return
         self._mark(entry, Priority.URGENT if fact.state == kinds.COMPLETED else Priority.NORMAL)
 
-    def _refresh_holder(self, holder: _Holder) -> None:
+    def _refresh_holder(self, holder: Holder) -> None:
         alive, completed = holder.alive, holder.completed
         holder.recount()
         if holder.completed != completed:
@@ -364,7 +353,7 @@ class Board:
                 ):
                     self._mark(claim, Priority.NORMAL)
 
-    def _remove(self, entry: _ClaimEntry | _SessionEntry) -> None:
+    def _remove(self, entry: ClaimEntry | SessionEntry) -> None:
         entry.gone = True
         self._schedule.at(entry, NEVER)
         if entry.queued is not None:
@@ -372,9 +361,16 @@ class Board:
             entry.queued = None
         holder = entry.holder
         self._bury(entry.fact.uid)
-        if isinstance(entry, _ClaimEntry):
+        if isinstance(entry, ClaimEntry):
             del self._claims[entry.fact.key]
+            entry.resource.drop(entry.fact)
+            self._changed(entry.resource)
             self._set_live(entry, False)
+            if not entry.resource.claims:
+                self._schedule.at(entry.resource, NEVER)
+                self._changed_resources.pop(entry.resource, None)
+                del self._resources[entry.resource.key]
+                self._consider_lease(entry.resource.key)
             del holder.claims[entry]
             holder.waiting.pop(entry, None)
             self._recount_sessions(holder)
@@ -394,19 +390,24 @@ class Board:
             self._forget_unverified(holder)
         self.observer.gone(entry.fact)
 
-    def _holder(self, key: Key) -> _Holder:
+    def _holder(self, key: Key) -> Holder:
         holder = self._holders.get(key)
         if holder is None:
-            holder = self._holders[key] = _Holder(key)
+            holder = self._holders[key] = Holder(key)
         return holder
 
-    def _set_live(self, entry: _ClaimEntry, live: bool) -> None:
-        if entry.live == live:
-            return
+    def _set_live(self, entry: ClaimEntry, live: bool) -> None:
         entry.live = live
+        self._show(entry)
+
+    def _show(self, entry: ClaimEntry) -> None:
+        """Show it among those that hold the resource, or not."""
+        held = entry.live and entry.resource.admitted(entry.fact.name)
+        if held == (entry.group is not None):
+            return
         group = entry.group
-        if live:
-            key = (entry.fact.namespace, entry.fact.resource)
+        if held:
+            key = entry.resource.key
             group = entry.group = self._groups.get(key) or self._groups.setdefault(key, ResourceGroup(key))
             group.join(entry.fact)
         elif group is not None:
@@ -420,11 +421,11 @@ class Board:
         if group is not None and group.stale:
             self._stale_groups[group] = None
 
-    def _recount_sessions(self, holder: _Holder) -> None:
+    def _recount_sessions(self, holder: Holder) -> None:
         for session in holder.sessions:
             self._mark(session, Priority.LOW)
 
-    def _mark(self, entry: _ClaimEntry | _SessionEntry, priority: Priority) -> None:
+    def _mark(self, entry: ClaimEntry | SessionEntry, priority: Priority) -> None:
         queued = entry.queued
         if entry.gone or (queued is not None and queued <= priority):
             return
@@ -440,21 +441,25 @@ class Board:
                 self._schedule.at(group, now + self.policy.coalesce)
         self._stale_groups.clear()
         for item in self._schedule.due(now):
-            if not isinstance(item, ResourceGroup):
+            if isinstance(item, LeaseNote):
+                self._unwanted_leases[item] = None
+                continue
+            if not isinstance(item, ResourceGroup | ResourceQueue):
                 self._mark(item, Priority.URGENT)
                 continue
             namespace = item.key[0]
-            for name in item.names():
+            for name in item.names() if isinstance(item, ResourceGroup) else item.refreshed():
                 entry = self._claims.get((namespace, name))
                 if entry is not None:
                     entry.show_peers = True
                     self._mark(entry, Priority.NORMAL)
 
-    def _decide(self, entry: _ClaimEntry | _SessionEntry, now: float) -> Decision:
-        if isinstance(entry, _SessionEntry):
+    def _decide(self, entry: ClaimEntry | SessionEntry, now: float) -> Decision:
+        if isinstance(entry, SessionEntry):
             return self._decide_session(entry, now)
         holder, fact = entry.holder, entry.fact
         about = Circumstances(
+            turn=self._turn(entry),
             deadline=max(fact.alive, holder.alive) + fact.ttl,
             completed=holder.completed,
             verified=holder.verified,
@@ -465,7 +470,7 @@ class Board:
         )
         return decide_claim(fact, about, now, self.policy, entry.failures)
 
-    def _decide_session(self, entry: _SessionEntry, now: float) -> Decision:
+    def _decide_session(self, entry: SessionEntry, now: float) -> Decision:
         holder = entry.holder
         active = holder.active()
         if active == entry.fact.status.active_claims:
@@ -482,14 +487,112 @@ class Board:
             attempt=entry.failures,
         )
 
+    # ---- queues and Leases
+
+    def _resource(self, fact: Claim) -> ResourceQueue:
+        key = (fact.namespace, fact.resource)
+        return self._resources.get(key) or self._resources.setdefault(key, ResourceQueue(key))
+
+    def _changed(self, resource: ResourceQueue) -> None:
+        if resource.dirty or resource.stale:
+            self._changed_resources[resource] = None
+        self._consider_lease(resource.key)
+
+    def _admit(self, now: float) -> None:
+        """Let those in whose turn it is. It is done with all facts at hand: the first word is not always the whole."""
+        for resource in self._changed_resources:
+            for name in resource.admit():
+                entry = self._claims[resource.key[0], name]
+                self._show(entry)
+                self._mark(entry, Priority.URGENT)
+            if resource.stale and resource.wake == NEVER:
+                self._schedule.at(resource, now + self.policy.coalesce)
+        self._changed_resources.clear()
+        for note in self._idle_leases:
+            self._schedule.at(note, now + self.policy.lease_idle)
+        self._idle_leases.clear()
+
+    def _turn(self, entry: ClaimEntry) -> Turn:
+        resource, name = entry.resource, entry.fact.name
+        if entry.fact.over:
+            return Turn()
+        if resource.admitted(name):
+            # Another operator may have granted the resource to somebody else while this grant had to be tried again.
+            if not entry.fact.exclusive or entry.fact.held or entry.fact.holds_on or resource.alone(name):
+                return Turn(contested=resource.contested, overlap=resource.exclusive)
+            resource.step_back(name)
+            self._show(entry)
+            self._changed(resource)
+        return Turn(
+            admitted=False,
+            position=shown_position(resource.place(name)),
+            ahead=resource.ahead(name),
+            holders=resource.holders(),
+        )
+
+    def _settle_held(self, entry: ClaimEntry | SessionEntry | None, by: Claim, now: float) -> None:
+        self.put(by)
+        if not isinstance(entry, ClaimEntry) or entry.gone:
+            return
+        entry.busy = False
+        entry.failures += 1
+        resource = entry.resource
+        holder = self._claims.get(by.key)
+        if holder is not None and holder.fact.uid == by.uid and holder.resource is resource:
+            resource.promise(by.name)
+        if not entry.fact.held:
+            resource.step_back(entry.fact.name)
+            self._show(entry)
+            self._changed(resource)
+        if not self.is_over(by.namespace, by.uid, by.name):
+            entry.retry_at = now + min(_LONGEST_HELD_PAUSE, _HELD_PAUSE * 2.0 ** min(entry.failures, 16))
+        self._mark(entry, Priority.URGENT)
+
+    def _consider_lease(self, key: Key) -> None:
+        """A Lease that names a claim which is over, and that nobody wants, is blanked some time later."""
+        note = self._leases.get(key)
+        if note is None:
+            return
+        resource = self._resources.get(key)
+        if resource is not None and not resource.idle:
+            self._forget_wishes(note)
+        elif note.wake == NEVER and not note.busy and note not in self._unwanted_leases:
+            self._idle_leases[note] = None
+
+    def _free(self, actions: list[Action], limit: int) -> None:
+        while self._unwanted_leases and len(actions) < limit:
+            note = next(iter(self._unwanted_leases))
+            del self._unwanted_leases[note]
+            note.busy = True
+            actions.append(FreeLease(*note.key, note.holder, note.failures))
+
+    def _settle_lease(self, action: FreeLease, outcome: Outcome, now: float) -> None:
+        note = self._leases.get((action.namespace, action.resource))
+        if note is None:
+            return
+        note.busy = False
+        if isinstance(outcome, Failed):
+            note.failures += 1
+            self._schedule.at(note, now + max(outcome.retry_in, 1.0))
+        elif note.holder == action.holder:
+            self._forget_wishes(note)
+            del self._leases[note.key]
+            return
+        self._consider_lease(note.key)
+
+    def _forget_wishes(self, note: LeaseNote) -> None:
+        self._schedule.at(note, NEVER)
+        self._idle_leases.pop(note, None)
+        self._unwanted_leases.pop(note, None)
+
     # ---- sessions that have to be read again
 
-    def _want_verified(self, entry: _ClaimEntry) -> None:
+    def _want_verified(self, entry: ClaimEntry) -> None:
         holder = entry.holder
         holder.waiting[entry] = None
         self._unverified.setdefault(holder.key[0], {})[holder] = None
 
-    def _forget_unverified(self, holder: _Holder) -> None:
+    def _forget_unverified(self, holder: Holder) -> None:
         namespace = holder.key[0]
         waiting = self._unverified.get(namespace)
         if waiting is not None and holder in waiting:
@@ -555,7 +658,7 @@ class Board:
 
     def _before_horizon(self, kind: type[Fact], fact: Fact) -> bool:
         horizon = max(self._horizon.get((kind, None), 0), self._horizon.get((kind, fact.namespace), 0))
-        version = _number(fact.resource_version)
+        version = version_number(fact.resource_version)
         return version is not None and version <= horizon
 
     def _bury(self, uid: str) -> None:
@@ -565,81 +668,12 @@ class Board:
                 del self._buried[next(iter(self._buried))]
 
 
-class Listing:
-    """A complete list of one kind, page by page: whatever the watch missed is found by it, deletions as well.
-
-    Events and answers may come in between the pages. A list is a picture of its own revision: what is newer stays, and
-    what was deleted meanwhile does not come back. `namespace` is None for a list across all of them; `revision` is the
-    list's resourceVersion.
-    """
-
-    def __init__(self, board: Board, kind: type[Fact], namespace: str | None, revision: str) -> None:
-        self._board = board
-        self._kind = kind
-        self._namespace = namespace
-        self._revision = _number(revision)
-        self._seen: set[str] = set()
-        horizon = board._horizon.get((kind, namespace), 0)
-        # A server that was restored from a backup counts from an earlier revision again: its list is all there is.
-        self._rebase = self._revision is not None and self._revision < horizon
-        self.added = self.changed = self.removed = 0
-        board._listings += 1
-
-    def known(self, key: Key, uid: str, resource_version: str) -> bool:
-        """Note an item of the list; true when it need not be parsed because it is no news."""
-        self._seen.add(uid)
-        if self._rebase:
-            return False
-        entry = self._board._entry(self._kind, key)
-        return entry is not None and entry.fact.uid == uid and self._board.knows(self._kind, key, resource_version)
-
-    def put(self, facts: Iterable[Fact]) -> None:
-        """Take in items of the list."""
-        for fact in facts:
-            self._seen.add(fact.uid)
-            existed = self._board.get(self._kind, fact.key) is not None
-            if self._board._put(fact, heard=False, force=self._rebase):
-                if existed:
-                    self.changed += 1
-                else:
-                    self.added += 1
-
-    def finish(self) -> None:
-        """The list is complete: what it should have held and did not is gone."""
-        board = self._board
-        entries: list[_ClaimEntry | _SessionEntry] = []
-        entries += board._claims.values() if self._kind is Claim else board._sessions.values()
-        for entry in entries:
-            fact = entry.fact
-            if self._namespace not in (None, fact.namespace) or fact.uid in self._seen:
-                continue
-            version = _number(fact.resource_version)
-            newer = self._revision is not None and version is not None and version > self._revision
-            if newer and not self._rebase:
-                continue
-            board._remove(entry)
-            self.removed += 1
-        if self._revision is not None:
-            board._horizon[(self._kind, self._namespace)] = self._revision
-        self.abandon()
-
-    def abandon(self) -> None:
-        """The list could not be completed; what it has told so far stands."""
-        self._board._listings -= 1
-
-
 def _nobody(claim: Claim) -> tuple[Peer, ...]:  # noqa: ARG001 - a claim without a resource group has no peers
     return ()
 
 
-def _lives(fact: Claim, holder: _Holder) -> bool:
+def _lives(fact: Claim, holder: Holder) -> bool:
     return not (fact.status.ended or fact.released or fact.deleting or fact.lapsed is not None or holder.completed)
-
-
-def _sign_of_life(fact: Session) -> float:
-    # A heartbeat after the session's end does not revive what it held.
-    ended = fact.status.ended_at if fact.status.ended else None
-    return fact.alive if ended is None else min(fact.alive, ended)
 
 
 def _only_beat(before: Session, after: Session) -> bool:
@@ -653,51 +687,7 @@ def _only_beat(before: Session, after: Session) -> bool:
     )
 
 
-def _number(resource_version: str) -> int | None:
-    return int(resource_version) if resource_version.isdecimal() else None
-
-
-def _newer(candidate: str, known: str) -> bool:
-    first, second = _number(candidate), _number(known)
-    if first is None or second is None:
-        return candidate != known
-    return first > second
-
-
-def _subject(action: WriteClaimStatus | WriteSessionStatus) -> Fact:
-    return action.claim if isinstance(action, WriteClaimStatus) else action.session
-
-
-def _news(action: Action, now: float) -> list[EmitEvent]:
-    """What changed for people, told by comparing the status before and after the write."""
-    if isinstance(action, WriteSessionStatus):
-        fault = action.session.ttl_fault
-        if fault and not statuses.fault_shown(action.session.status.conditions, statuses.ALIVE, fault):
-            return [EmitEvent(action.session, "InvalidTTL", fault, warning=True)]
-        return []
-    if not isinstance(action, WriteClaimStatus):
-        return []
-    claim, status = action.claim, action.status
-    events = []
-    if action.ended:
-        condition = status.condition(statuses.GRANTED)
-        reason = condition.reason if condition else ""
-        if status.phase == kinds.EXPIRED:
-            ended_at = format_time(status.ended_at or now)
-            note = f"{claim.session} lost {claim.resource} at {ended_at}: {condition.message if condition else ''}"
-            events.append(EmitEvent(claim, "Expired", note, warning=True))
-        else:
-            why = ": its session has completed" if reason == "SessionCompleted" else ""
-            events.append(EmitEvent(claim, "Released", f"{claim.session} let {claim.resource} go{why}"))
-        return events
-    if status.ended:
-        return []
-    news = now - claim.created <= NEWS_SECONDS
-    if action.began and news:
-        events.append(EmitEvent(claim, "Claimed", f"{claim.session} holds {claim.resource}: {claim.purpose}"))
-    conflict, before = status.condition(statuses.CONFLICTED), claim.status.condition(statuses.CONFLICTED)
-    if conflict is not None and conflict.status == "True" and (before is None or before.status != "True"):
-        events.append(EmitEvent(claim, "Conflicted", f"{claim.resource} is {conflict.message}", warning=True))
-    if claim.ttl_fault and not statuses.fault_shown(claim.status.conditions, statuses.GRANTED, claim.ttl_fault):
-        events.append(EmitEvent(claim, "InvalidTTL", claim.ttl_fault, warning=True))
-    return events
+def _subject(action: WriteClaimStatus | GrantExclusive | WriteSessionStatus | DeleteObject) -> Fact:
+    if isinstance(action, DeleteObject):
+        return action.target
+    return action.session if isinstance(action, WriteSessionStatus) else action.claim

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from presence.model import kinds
 from presence_operator.core import status as statuses
-from presence_operator.core.actions import DeleteObject, Priority, WriteClaimStatus, WriteSessionStatus
+from presence_operator.core.actions import (
+    DeleteObject,
+    GrantExclusive,
+    Priority,
+    WriteClaimStatus,
+    WriteSessionStatus,
+)
+from presence_operator.core.queueing import FRONT
 from presence_operator.core.schedule import NEVER
 
 if TYPE_CHECKING:
@@ -32,6 +39,8 @@ class Policy:
     """A session's number of claims is brought up to date this long after it changed."""
     mirror_coalesce: float = 5.0
     """The condition Mirrored is brought up to date this long after it changed."""
+    lease_idle: float = 10.0
+    """The Lease of a resource that nobody holds or waits for any more is blanked this long after."""
     mirror_board: str | None = None
     """The namespace whose claims are mirrored; None when there is no mirror."""
 
@@ -39,11 +48,28 @@ class Policy:
 class Decision(NamedTuple):
     """What to do now, and when to look again at the latest if nothing changes before."""
 
-    action: WriteClaimStatus | WriteSessionStatus | DeleteObject | None = None
+    action: WriteClaimStatus | GrantExclusive | WriteSessionStatus | DeleteObject | None = None
     look_at: float = NEVER
     priority: Priority = Priority.NORMAL
     verify: bool = False
     """True when the claim's session has to be read again before anything can be decided."""
+
+
+class Turn(NamedTuple):
+    """Where a claim stands in the queue for its resource."""
+
+    admitted: bool = True
+    """True when it holds the resource or its turn has come."""
+    position: int = 0
+    """The place to be shown of one that waits; 1 goes next."""
+    ahead: tuple[Peer, ...] = ()
+    """Whom it waits for."""
+    holders: int = 0
+    """How many hold the resource."""
+    contested: bool = False
+    """True when Exclusive claims on the resource exist, ended or not."""
+    overlap: bool = False
+    """True when an Exclusive claim is among those that hold the resource."""
 
 
 class Circumstances(NamedTuple):
@@ -55,8 +81,10 @@ class Circumstances(NamedTuple):
     """True when its session has completed."""
     verified: float
     """The session was read again, linearizably, by a request that began at this time."""
+    turn: Turn
+    """Its place in the queue."""
     peers: Callable[[Claim], tuple[Peer, ...]]
-    """The others on the resource."""
+    """The others that hold the resource."""
     show_peers: bool
     """True when a change of the others has waited long enough to be shown."""
     mirror: statuses.MirrorNote | None
@@ -103,7 +131,7 @@ def decide_claim(claim: Claim, about: Circumstances, now: float, policy: Policy,
     if claim.lapsed is not None:
         return end(kinds.EXPIRED, "Expired", "its holder came back too late", min(claim.lapsed, now))
     if claim.released:
-        return end(kinds.RELEASED, "Released", "", min(now, about.deadline))
+        return end(kinds.RELEASED, "Released", statuses.let_go(claim), min(now, about.deadline))
     if about.completed:
         # The session was possibly begun anew under the same id, and this claim belongs to the new one.
         if about.verified < claim.created + 1:
@@ -116,6 +144,8 @@ def decide_claim(claim: Claim, about: Circumstances, now: float, policy: Policy,
             return Decision(verify=True, priority=Priority.URGENT)
         return end(kinds.EXPIRED, "Expired", "not renewed within the ttl", about.deadline)
 
+    if not about.turn.admitted:
+        return _waiting(claim, about, now, attempt)
     if old.phase != kinds.ACTIVE:
         return _live(claim, about, now, Priority.URGENT, attempt)
     if (
@@ -138,8 +168,43 @@ def decide_claim(claim: Claim, about: Circumstances, now: float, policy: Policy,
 
 
 def _live(claim: Claim, about: Circumstances, now: float, priority: Priority, attempt: int) -> Decision:
-    status = statuses.live_claim(claim, about.deadline, about.peers(claim), about.mirror, now)
+    turn = about.turn
+    waited = claim.exclusive or turn.contested or claim.status.phase == kinds.PENDING
+    status = statuses.live_claim(
+        claim, about.deadline, about.peers(claim), about.mirror, now, waited=waited, overlap=turn.overlap
+    )
+    if claim.exclusive and not claim.held:
+        return Decision(GrantExclusive(claim, status, about.deadline, attempt), priority=priority)
     return Decision(WriteClaimStatus(claim, status, about.deadline, attempt), priority=priority)
+
+
+def _waiting(claim: Claim, about: Circumstances, now: float, attempt: int) -> Decision:
+    old, turn = claim.status, about.turn
+    moved = old.queue_position != turn.position or (turn.position <= FRONT and old.waiting_for != turn.ahead)
+    if (
+        old.phase != kinds.PENDING
+        or old.queue_position is None
+        or (about.show_peers and moved)
+        or promise_is_due(old.expires_at, about.deadline, claim.ttl, now)
+        or old.observed_generation != claim.generation
+        or not statuses.fault_shown(old.conditions, statuses.GRANTED, claim.ttl_fault)
+    ):
+        status = statuses.waiting_claim(
+            claim, about.deadline, turn.position, turn.ahead, turn.holders, about.mirror, now
+        )
+        # Grants go first: with a long queue there are many of these for each.
+        soon = old.expires_at is not None and now >= old.expires_at - margin(claim.ttl)
+        return Decision(
+            WriteClaimStatus(claim, status, about.deadline, attempt),
+            priority=Priority.URGENT if soon else Priority.NORMAL,
+        )
+    look_at = _before_promise(old.expires_at, about.deadline, claim.ttl, now)
+    if statuses.mirror_differs(claim, about.mirror):
+        if now >= about.mirror_due:
+            shown = statuses.with_mirror(claim, about.mirror, now)
+            return Decision(WriteClaimStatus(claim, shown, about.deadline, attempt), priority=Priority.LOW)
+        look_at = min(look_at, about.mirror_due)
+    return Decision(look_at=look_at)
 
 
 def _after_the_end(claim: Claim, about: Circumstances, now: float, policy: Policy, attempt: int) -> Decision:
@@ -153,6 +218,8 @@ def _after_the_end(claim: Claim, about: Circumstances, now: float, policy: Polic
         told = about.mirror is not None and about.mirror.mirrored and about.mirror.phase == claim.status.phase
         if not told and not (about.mirror is None and statuses.shown_as_mirrored(claim)):
             return Decision(look_at=look_at)
+    if claim.holds_on:
+        return Decision(look_at=look_at)
     kept_until = (claim.created if claim.status.ended_at is None else claim.status.ended_at) + policy.retention
     if now >= kept_until:
         return Decision(DeleteObject(claim, attempt), priority=Priority.LOW)

@@ -44,11 +44,22 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Another live claim on the same resource, as `status.conflictsWith` shows it."""
+    """Another claim on the same resource, as `status.conflictsWith` and `status.waitingFor` show it."""
 
     name: str
     session: str
     since: float
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """What `spec.release` says of who let go, and why, and who is to go next."""
+
+    by: str = ""
+    user: str = ""
+    reason: str = ""
+    forced: bool = False
+    to: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +73,9 @@ class ClaimStatus:
     conflicts_with: tuple[Peer, ...] = ()
     conditions: tuple[Condition, ...] = ()
     observed_generation: int = 0
+    queue_position: int | None = None
+    waiting_for: tuple[Peer, ...] = ()
+    fencing_token: int | None = None
 
     def condition(self, kind: str) -> Condition | None:
         """The condition of this type, if it has been written."""
@@ -101,11 +115,40 @@ class Claim:
     released: bool
     deleting: bool
     status: ClaimStatus
+    mode: str = kinds.SHARED
+    on_expiry: str = kinds.ON_EXPIRY_RELEASE
+    release: Release | None = None
 
     @property
     def key(self) -> Key:
         """(namespace, name)."""
         return (self.namespace, self.name)
+
+    @property
+    def exclusive(self) -> bool:
+        """True for a claim that is held alone."""
+        return self.mode == kinds.EXCLUSIVE
+
+    @property
+    def held(self) -> bool:
+        """True for a claim that is shown as Active."""
+        return self.status.phase == kinds.ACTIVE
+
+    @property
+    def holds_on(self) -> bool:
+        """True when it has expired and keeps the resource blocked until it is released or deleted."""
+        return (
+            self.status.phase == kinds.EXPIRED
+            and self.status.fencing_token is not None
+            and self.exclusive
+            and self.on_expiry == kinds.ON_EXPIRY_HOLD
+            and not (self.released or self.deleting)
+        )
+
+    @property
+    def over(self) -> bool:
+        """True when it keeps nobody waiting any more. That never becomes false again."""
+        return self.released or self.deleting or (self.status.ended and not self.holds_on)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +201,22 @@ class Session:
         return (self.namespace, self.name)
 
 
+Fact = Claim | Session
+
+
+def version_number(resource_version: str) -> int | None:
+    """The order of a resourceVersion; None when it has none."""
+    return int(resource_version) if resource_version.isdecimal() else None
+
+
+def is_newer(candidate: str, known: str) -> bool:
+    """True when the first resourceVersion is later than the second, or when that cannot be told and they differ."""
+    first, second = version_number(candidate), version_number(known)
+    if first is None or second is None:
+        return candidate != known
+    return first > second
+
+
 def parse_claim(body: Body, bounds: Bounds) -> Claim:
     """The facts of a PresenceClaim as the API server returned it.
 
@@ -189,6 +248,9 @@ def parse_claim(body: Body, bounds: Bounds) -> Claim:
         released=bool(spec.get("released")),
         deleting="deletionTimestamp" in metadata,
         status=_claim_status(body.get("status") or {}),
+        mode=spec.get("mode", kinds.SHARED),
+        on_expiry=spec.get("onExpiry", kinds.ON_EXPIRY_RELEASE),
+        release=_release(spec.get("release")),
     )
 
 
@@ -268,17 +330,34 @@ def _conditions(items: Any) -> tuple[Condition, ...]:
     )
 
 
+def _release(said: Body | None) -> Release | None:
+    if said is None:
+        return None
+    return Release(
+        by=said.get("by", ""),
+        user=said.get("user", ""),
+        reason=said.get("reason", ""),
+        forced=bool(said.get("forced")),
+        to=said.get("to", ""),
+    )
+
+
+def _peers(items: Any) -> tuple[Peer, ...]:
+    return tuple(Peer(item["name"], item["session"], parse_time(item["since"])) for item in items or ())
+
+
 def _claim_status(status: Body) -> ClaimStatus:
     return ClaimStatus(
         phase=status.get("phase", ""),
         granted_at=_time(status.get("grantedAt")),
         expires_at=_time(status.get("expiresAt")),
         ended_at=_time(status.get("endedAt")),
-        conflicts_with=tuple(
-            Peer(item["name"], item["session"], parse_time(item["since"])) for item in status.get("conflictsWith") or ()
-        ),
+        conflicts_with=_peers(status.get("conflictsWith")),
         conditions=_conditions(status.get("conditions")),
         observed_generation=status.get("observedGeneration", 0),
+        queue_position=status.get("queuePosition"),
+        waiting_for=_peers(status.get("waitingFor")),
+        fencing_token=status.get("fencingToken"),
     )
 
 

@@ -20,6 +20,11 @@ ALIVE = "Alive"
 _OURS = frozenset({GRANTED, CONFLICTED, MIRRORED, ALIVE})
 #: A message names this many others; the list itself holds more.
 _NAMED = 3
+#: Places in the queue up to this one are shown exactly.
+_EXACT = 3
+
+OVERLAP = "Overlap"
+WAITING = "Waiting"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +42,52 @@ class MirrorNote:
 
 
 def live_claim(
-    claim: Claim, deadline: float, peers: tuple[Peer, ...], mirror: MirrorNote | None, now: float
+    claim: Claim,
+    deadline: float,
+    peers: tuple[Peer, ...],
+    mirror: MirrorNote | None,
+    now: float,
+    *,
+    waited: bool = False,
+    overlap: bool = False,
 ) -> ClaimStatus:
-    """The status of a claim that is held until `deadline`. Seniority counts from creation and is never reset."""
+    """The status of a claim that is held until `deadline`.
+
+    `waited`: it may have had to wait, and so is granted now; others are held from their creation. `overlap`: the
+    others should not hold the resource together with this one.
+    """
     old = claim.status
+    granted_at = max(claim.created, now // 1) if waited else claim.created
     return ClaimStatus(
         phase=kinds.ACTIVE,
-        granted_at=claim.created if old.granted_at is None else old.granted_at,
+        granted_at=granted_at if old.granted_at is None else old.granted_at,
         expires_at=deadline,
         ended_at=None,
         conflicts_with=peers,
-        conditions=_claim_conditions(claim, "True", GRANTED, claim.ttl_fault, peers, mirror, now),
+        conditions=_claim_conditions(claim, "True", GRANTED, claim.ttl_fault, peers, mirror, now, overlap=overlap),
         observed_generation=claim.generation,
+        fencing_token=old.fencing_token,
+    )
+
+
+def waiting_claim(
+    claim: Claim,
+    deadline: float,
+    position: int,
+    ahead: tuple[Peer, ...],
+    holders: int,
+    mirror: MirrorNote | None,
+    now: float,
+) -> ClaimStatus:
+    """The status of a claim that waits at this `position`, behind so many `holders`, with those `ahead` by name."""
+    message = _joined(_ahead(position, ahead, holders), claim.ttl_fault)
+    return ClaimStatus(
+        phase=kinds.PENDING,
+        expires_at=deadline,
+        conditions=_claim_conditions(claim, "False", WAITING, message, (), mirror, now),
+        observed_generation=claim.generation,
+        queue_position=position,
+        waiting_for=ahead,
     )
 
 
@@ -58,15 +97,31 @@ def ended_claim(
     """The final status of a claim."""
     old = claim.status
     ended_at = max(ended_at, claim.created)
+    # A shared claim that came and went before anybody looked was held; what waited, or had to be granted, was not.
+    unseen = claim.created if not old.phase and not claim.exclusive else None
+    if phase == kinds.EXPIRED and claim.exclusive and old.fencing_token and claim.on_expiry == kinds.ON_EXPIRY_HOLD:
+        message = _joined(message, "the resource stays blocked until this claim is released or deleted")
     return ClaimStatus(
         phase=phase,
-        granted_at=claim.created if old.granted_at is None else old.granted_at,
+        granted_at=unseen if old.granted_at is None else old.granted_at,
         expires_at=old.expires_at,
         ended_at=ended_at,
         conflicts_with=(),
         conditions=_claim_conditions(claim, "False", reason, message, (), mirror, now),
         observed_generation=claim.generation,
+        fencing_token=old.fencing_token,
     )
+
+
+def let_go(claim: Claim) -> str:
+    """Who let go and why, where the claim says more than that it was released."""
+    said = claim.release
+    if said is None:
+        return ""
+    who = " ".join(part for part in (said.by, f"({said.user})" if said.user else "") if part)
+    parts = [f"{'taken from its holder' if said.forced else 'let go'} by {who}"] if who or said.forced else []
+    parts += [f"handed over to {said.to}"] if said.to else []
+    return ": ".join(part for part in ("; ".join(parts).removesuffix(" by "), said.reason) if part)
 
 
 def with_mirror(claim: Claim, mirror: MirrorNote | None, now: float) -> ClaimStatus:
@@ -125,15 +180,26 @@ def claim_patch(claim: Claim, status: ClaimStatus) -> dict[str, Any]:
         "phase": status.phase,
         "grantedAt": _stamp(status.granted_at),
         "expiresAt": _stamp(status.expires_at),
-        "conflictsWith": [
-            {"name": peer.name, "session": peer.session, "since": format_time(peer.since)}
-            for peer in status.conflicts_with
-        ],
+        "conflictsWith": _peer_bodies(status.conflicts_with),
         "conditions": [_condition_body(item, status.observed_generation) for item in status.conditions],
         "observedGeneration": status.observed_generation,
     }
     if status.ended_at is not None:
         body["endedAt"] = format_time(status.ended_at)
+    if status.fencing_token is not None:
+        body["fencingToken"] = status.fencing_token
+    # null takes a field away.
+    if status.queue_position is not None or claim.status.queue_position is not None:
+        body["queuePosition"] = status.queue_position
+    if status.waiting_for or claim.status.waiting_for:
+        body["waitingFor"] = _peer_bodies(status.waiting_for) or None
+    return {"metadata": {"resourceVersion": claim.resource_version}, "status": body}
+
+
+def touch_patch(claim: Claim, position: int) -> dict[str, Any]:
+    """A JSON merge patch for /status of a waiting claim that changes it, whatever it is; refused like `claim_patch`."""
+    shown = None if claim.status.queue_position is not None else position
+    body = {"phase": kinds.PENDING, "queuePosition": shown}
     return {"metadata": {"resourceVersion": claim.resource_version}, "status": body}
 
 
@@ -177,11 +243,13 @@ def _claim_conditions(
     peers: tuple[Peer, ...],
     mirror: MirrorNote | None,
     now: float,
+    *,
+    overlap: bool = False,
 ) -> tuple[Condition, ...]:
     old = claim.status.conditions
     ours = [_condition(old, GRANTED, granted, reason, message, now)]
     if peers:
-        ours.append(_condition(old, CONFLICTED, "True", "CoClaimed", _also(peers), now))
+        ours.append(_condition(old, CONFLICTED, "True", OVERLAP if overlap else "CoClaimed", _also(peers), now))
     else:
         ours.append(_condition(old, CONFLICTED, "False", "NoConflict", "", now))
     if len(old) > 2:
@@ -204,6 +272,17 @@ def _mirror_message(mirror: MirrorNote) -> str:
 def _also(peers: tuple[Peer, ...]) -> str:
     named = ", ".join(peer.session for peer in peers[:_NAMED])
     return f"also claimed by {named}" + (" and others" if len(peers) > _NAMED else "")
+
+
+def _ahead(position: int, ahead: tuple[Peer, ...], holders: int) -> str:
+    count = holders + position - 1
+    named = ", ".join(peer.session for peer in ahead[:_NAMED])
+    others = " and others" if count > min(len(ahead), _NAMED) else ""
+    return f"{'' if position <= _EXACT else 'at most '}{count} ahead: {named}{others}"
+
+
+def _peer_bodies(peers: tuple[Peer, ...]) -> list[dict[str, Any]]:
+    return [{"name": peer.name, "session": peer.session, "since": format_time(peer.since)} for peer in peers]
 
 
 def _condition(old: tuple[Condition, ...], kind: str, status: str, reason: str, message: str, now: float) -> Condition:

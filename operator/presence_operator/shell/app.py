@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
     from typing import Any
 
-    from presence_operator.core.board import Fact
-    from presence_operator.core.facts import Key
+    from presence_operator.core.facts import Fact, Key
     from presence_operator.mirror.writer import Mirror, MirrorOutcome
     from presence_operator.settings import Settings
     from presence_operator.shell.leader import Leadership
@@ -89,7 +88,7 @@ class _Operator:
         self._board = Board(policy, observer=self)
         metrics.observe_board(self._board.snapshot)
         self._intake = Intake(self._board, Bounds(settings.min_ttl, settings.max_ttl), metrics, self._wake)
-        self._effects = Effects(connection, self._intake, metrics, self._leading)
+        self._effects = Effects(connection, self._intake, metrics, self._leading, self._board.is_over)
         self._recorder = Recorder(connection, metrics, settings.event_rate, settings.identity)
         self._runtime = Runtime(
             self._board,

@@ -12,7 +12,9 @@ from presence_operator.core.actions import (
     DeleteObject,
     Done,
     Failed,
+    FreeLease,
     Gone,
+    GrantExclusive,
     Verified,
     VerifySessions,
     WriteClaimStatus,
@@ -23,21 +25,20 @@ from presence_operator.core.status import claim_patch, session_patch
 from presence_operator.logs import fields
 from presence_operator.metrics import outcome_of_status
 from presence_operator.shell.connection import UnavailableError, local_time
+from presence_operator.shell.leases import Leases, RefusedError
+from presence_operator.shell.paths import MERGE_PATCH, PAGE, is_gone, kind_name, list_path, object_path, status_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from presence_operator.core.actions import Action, Outcome
+    from presence_operator.core.facts import ClaimStatus
     from presence_operator.metrics import Metrics
     from presence_operator.shell.connection import Answer, Connection
     from presence_operator.shell.intake import Intake
 
 _log = logging.getLogger(__name__)
 
-_MERGE_PATCH = "application/merge-patch+json"
-_BASE = f"/apis/{kinds.API_VERSION}"
-#: Objects in one page of a list.
-PAGE = 500
 #: Seconds; what the server refuses as invalid will not be accepted a moment later either.
 _REFUSED_PAUSE = 30.0
 _REFUSED_LONGEST = 600.0
@@ -46,23 +47,6 @@ _LONGEST_PAUSE = 5.0
 _READS = 8
 #: One session read costs about as much as this many in a list.
 _LIST_BARGAIN = 20
-
-
-def object_path(fact: Claim | Session) -> str:
-    """The URL path of an object."""
-    plural = kinds.CLAIM_PLURAL if isinstance(fact, Claim) else kinds.SESSION_PLURAL
-    return f"{_BASE}/namespaces/{fact.namespace}/{plural}/{fact.name}"
-
-
-def list_path(kind: type[Claim | Session], namespace: str | None) -> str:
-    """The URL path of a list; `namespace` is None for all of them."""
-    plural = kinds.CLAIM_PLURAL if kind is Claim else kinds.SESSION_PLURAL
-    return f"{_BASE}/{plural}" if namespace is None else f"{_BASE}/namespaces/{namespace}/{plural}"
-
-
-def kind_name(kind: type[Claim | Session]) -> str:
-    """The Kubernetes kind."""
-    return kinds.CLAIM_KIND if kind is Claim else kinds.SESSION_KIND
 
 
 def backoff(attempt: int, longest: float = _LONGEST_PAUSE) -> float:
@@ -78,7 +62,15 @@ class Effects:
     is not met by everybody at once.
     """
 
-    def __init__(self, connection: Connection, intake: Intake, metrics: Metrics, leading: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        intake: Intake,
+        metrics: Metrics,
+        leading: Callable[[], bool],
+        is_over: Callable[[str, str, str], bool],
+    ) -> None:
+        self._leases = Leases(connection, intake, metrics, leading, is_over, self._write_grant)
         self._connection = connection
         self._intake = intake
         self._metrics = metrics
@@ -95,6 +87,8 @@ class Effects:
             if not self._leading():
                 return Failed(0.0)
             outcome = await self._perform(action)
+        except RefusedError as error:
+            return self._refused(action, error.answer)
         except UnavailableError as error:
             self._trouble(str(error))
             self._metrics.action_retried(_kind_of(action), error.outcome)
@@ -112,16 +106,23 @@ class Effects:
             return await self._patch(action, action.session, session_patch(action.session, action.status))
         if isinstance(action, DeleteObject):
             return await self._delete(action)
+        if isinstance(action, GrantExclusive | FreeLease):
+            outcome = await self._leases.perform(action)
+            self._recovered()
+            return outcome
         return await self._verify(action)
+
+    async def _write_grant(self, action: GrantExclusive, status: ClaimStatus) -> Outcome:
+        return await self._patch(action, action.claim, claim_patch(action.claim, status))
 
     async def _patch(self, action: Action, target: Claim | Session, body: dict[str, Any]) -> Outcome:
         answer = await self._connection.request(
             "patch",
             kind_name(type(target)),
             "PATCH",
-            f"{object_path(target)}/status?fieldManager={kinds.OPERATOR_MANAGER}",
+            status_path(target),
             body,
-            _MERGE_PATCH,
+            MERGE_PATCH,
         )
         if answer.status == 200:
             self._recovered()
@@ -169,7 +170,7 @@ class Effects:
                     fact = self._intake.parse(Session, answer.body())
                     if isinstance(fact, Session):
                         found.append(fact)
-                elif not _is_gone(answer):
+                elif not is_gone(answer):
                     return self._unread(action, answer)
         self._recovered()
         return Verified(since, tuple(found))
@@ -180,17 +181,32 @@ class Effects:
         return Failed(answer.retry_after or backoff(action.attempt))
 
     async def _failed(self, action: Action, target: Claim | Session, answer: Answer) -> Outcome:
-        if _is_gone(answer):
+        if is_gone(answer):
             return Gone()
         self._metrics.action_retried(kind_name(type(target)), outcome_of_status(answer.status))
         if answer.status == 409:
             # Somebody else was quicker. Decide again from what is there now.
             fresh = await self._connection.request("get", kind_name(type(target)), "GET", object_path(target))
-            if _is_gone(fresh):
+            if is_gone(fresh):
                 return Gone()
             fact = self._intake.parse(type(target), fresh.body()) if fresh.status == 200 else None
             return Failed(0.0 if fact and not action.attempt else backoff(action.attempt), fact)
-        where = fields(status=answer.status, namespace=target.namespace, object=target.name, error=answer.message)
+        return self._not_written(
+            action, answer, fields(status=answer.status, namespace=target.namespace, object=target.name)
+        )
+
+    def _refused(self, action: Action, answer: Answer) -> Outcome:
+        self._metrics.action_retried("Lease", outcome_of_status(answer.status))
+        if isinstance(action, GrantExclusive):
+            namespace, resource = action.claim.namespace, action.claim.resource
+        else:
+            assert isinstance(action, FreeLease)
+            namespace, resource = action.namespace, action.resource
+        where = fields(status=answer.status, namespace=namespace, resource=resource)
+        return self._not_written(action, answer, where)
+
+    def _not_written(self, action: Action, answer: Answer, where: dict[str, Any]) -> Outcome:
+        where = {**where, **fields(error=answer.message)}
         if answer.status in (400, 422):
             _log.error("write refused as invalid", extra=where)
             wait = min(_REFUSED_LONGEST, _REFUSED_PAUSE * 2.0 ** min(action.attempt, 8))
@@ -225,12 +241,6 @@ def _kind_of(action: Action) -> str:
         return kinds.CLAIM_KIND
     if isinstance(action, DeleteObject):
         return kind_name(type(action.target))
+    if isinstance(action, GrantExclusive | FreeLease):
+        return "Lease"
     return kinds.SESSION_KIND
-
-
-def _is_gone(answer: Answer) -> bool:
-    """True when the server says that this very object does not exist; a missing API or a page of a proxy says less."""
-    if answer.status not in (404, 410):
-        return False
-    body = answer.body()
-    return body.get("reason") in ("NotFound", "Gone") and bool((body.get("details") or {}).get("name"))

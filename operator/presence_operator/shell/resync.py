@@ -12,11 +12,12 @@ import random
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from presence_operator.core.board import Listing
 from presence_operator.core.facts import Claim, Session
+from presence_operator.core.listing import Listing
 from presence_operator.logs import fields
 from presence_operator.shell.connection import UnavailableError, local_time
-from presence_operator.shell.effects import PAGE, backoff, kind_name, list_path
+from presence_operator.shell.effects import backoff
+from presence_operator.shell.paths import PAGE, kind_name, list_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -7,8 +7,8 @@ import logging
 from typing import TYPE_CHECKING
 
 from presence.model import kinds
-from presence_operator.core.actions import Done, WriteClaimStatus
-from presence_operator.core.status import CONFLICTED, GRANTED
+from presence_operator.core.actions import Done, GrantExclusive, WriteClaimStatus
+from presence_operator.core.status import CONFLICTED, GRANTED, OVERLAP
 from presence_operator.logs import fields
 from presence_operator.shell.connection import local_time
 
@@ -124,7 +124,7 @@ class Runtime:
             finally:
                 self._outstanding -= 1
             now = self._clock.now(local_time())
-            if isinstance(outcome, Done) and isinstance(action, WriteClaimStatus):
+            if isinstance(outcome, Done) and isinstance(action, WriteClaimStatus | GrantExclusive):
                 self._count(action, now)
             for event in self._board.settle(action, outcome, now):
                 self._record(event)
@@ -132,17 +132,21 @@ class Runtime:
                 self._idle.set()
             self._wake.set()
 
-    def _count(self, action: WriteClaimStatus, now: float) -> None:
+    def _count(self, action: WriteClaimStatus | GrantExclusive, now: float) -> None:
         claim, status = action.claim, action.status
         if action.began and not status.ended:
             self._metrics.claim_granted(claim.resource)
+            if claim.exclusive or claim.status.phase == kinds.PENDING:
+                self._metrics.claim_waited(claim.resource, now - claim.created)
         conflict, before = status.condition(CONFLICTED), claim.status.condition(CONFLICTED)
         if conflict and conflict.status == "True" and (before is None or before.status != "True"):
             self._metrics.conflict_started(claim.resource)
+            if conflict.reason == OVERLAP:
+                self._metrics.overlap_started(claim.resource)
         if not action.ended:
             return
         assert status.ended_at is not None
-        held = max(0.0, status.ended_at - (status.granted_at or claim.created))
+        held = None if status.granted_at is None else max(0.0, status.ended_at - status.granted_at)
         if status.phase == kinds.EXPIRED:
             self._metrics.claim_expired(claim.resource, lag=max(0.0, now - status.ended_at), held=held)
         else:
@@ -155,7 +159,7 @@ class Runtime:
                 resource=claim.resource,
                 session=claim.session,
                 phase=status.phase,
-                held=round(held),
+                held=None if held is None else round(held),
             ),
         )
 

@@ -22,7 +22,8 @@ from presence.model import kinds
 from presence_operator.core.facts import Claim, Session
 from presence_operator.logs import fields
 from presence_operator.shell.connection import UnavailableError, local_time
-from presence_operator.shell.effects import PAGE, backoff
+from presence_operator.shell.effects import backoff
+from presence_operator.shell.paths import PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Sequence

@@ -184,6 +184,7 @@ def test_nothing_that_users_or_servers_say_becomes_a_label(metrics: Metrics) -> 
     allowed = {
         *module.TYPES, *module.CLAIM_PHASES, *module.SESSION_PHASES, *module.RELEASE_REASONS, *module.BEATING,
         *module.VERBS, *module.KINDS, *module.OUTCOMES, *module.PRIORITIES, *module.DROP_REASONS, *module.REPAIRS,
+        *module.LEASE_RESULTS,
         *module.MIRROR_ERRORS, *module.SCHEMA_STATES,
     }  # fmt: skip
     free = {("presence_build_info", label) for label in ("version", "python", "kopf")}

@@ -7,9 +7,9 @@ import pytest
 from presence.model import kinds
 from presence.model.times import format_time
 from presence_operator.core.actions import Failed, VerifySessions, WriteClaimStatus, WriteSessionStatus
-from presence_operator.core.board import Listing
 from presence_operator.core.decide import Policy
 from presence_operator.core.facts import Claim, Session
+from presence_operator.core.listing import Listing
 from presence_operator.core.status import MirrorNote
 from unit.operator.core.world import NAMESPACE, START, Operator, World, claim_spec, parse, seconds, session_spec
 

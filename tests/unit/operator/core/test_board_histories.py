@@ -27,7 +27,7 @@ from unit.operator.core.world import (
 )
 
 if TYPE_CHECKING:
-    from presence_operator.core.board import Fact
+    from presence_operator.core.facts import Fact
 
 SESSIONS = st.sampled_from(["ann", "bob", "cyd"])
 RESOURCES = st.sampled_from(["stack:vault", "db:main"])
@@ -161,7 +161,8 @@ class Histories(RuleBasedStateMachine):
 
     def _outlives_its_session(self, claim: Body) -> bool:
         """Only the operator that saw the session's heartbeats remembers them after the session was deleted."""
-        return self.world.deadline(claim) < seconds(claim["status"]["expiresAt"])
+        promise = claim["status"].get("expiresAt")
+        return promise is not None and self.world.deadline(claim) < seconds(promise)
 
     # ---- what holds
 

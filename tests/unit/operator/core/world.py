@@ -25,9 +25,10 @@ from presence_operator.core.actions import (
     WriteClaimStatus,
     WriteSessionStatus,
 )
-from presence_operator.core.board import Board, Fact, Listing
+from presence_operator.core.board import Board
 from presence_operator.core.decide import Policy
-from presence_operator.core.facts import Bounds, Claim, Key, Session, parse_claim, parse_session
+from presence_operator.core.facts import Bounds, Claim, Fact, Key, Session, parse_claim, parse_session
+from presence_operator.core.listing import Listing
 from presence_operator.core.status import claim_patch, session_patch
 
 Body = dict[str, Any]
@@ -155,8 +156,9 @@ class World:
                 metadata = body["metadata"]
                 assert self.now >= parse(kind, body).alive + parse(kind, body).ttl, metadata
             return
-        granted = self.granted_at.setdefault(uid, status["grantedAt"])
-        assert status["grantedAt"] == granted, "grantedAt has changed"
+        if "grantedAt" in status:
+            granted = self.granted_at.setdefault(uid, status["grantedAt"])
+            assert status["grantedAt"] == granted, "grantedAt has changed"
         if status["phase"] == kinds.EXPIRED != before.get("phase"):
             lapsed = kinds.LAPSED_ANNOTATION in body["metadata"]["annotations"]
             assert lapsed or self.now >= self.must_live_until[uid], "expired although it was renewed in time"

@@ -162,7 +162,9 @@ class Experiment:
         file = self.directory / "wire.port"
         host, _, port = self.cluster.server_url.removeprefix("https://").partition(":")
         env = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
-        self._wire = subprocess.Popen([sys.executable, "-m", "faults.wire", host, port, str(file)], env=env)
+        self._wire = subprocess.Popen(
+            [sys.executable, "-m", "faults.wire", host, port, str(file)], env=env, stdout=subprocess.DEVNULL
+        )
         eventually(file.exists, "the wire is there")
         self._wire_port = int(file.read_text())
 

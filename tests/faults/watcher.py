@@ -38,17 +38,19 @@ class Watcher:
         self._log = log
         self._stopping = False
         prefix = f"/registry/{kinds.GROUP}/{kinds.CLAIM_PLURAL}/{namespace}/"
-        self._command = [
-            str(Toolchain().path("etcdctl")), f"--endpoints={endpoint}", "watch", "--prefix", prefix, "--rev=1",
-            "--write-out=json",
-        ]  # fmt: skip
+        self._etcdctl = [str(Toolchain().path("etcdctl")), f"--endpoints={endpoint}", "--write-out=json"]
+        self._prefix = prefix
         self._process: subprocess.Popen[str] | None = None
         self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
 
     def __enter__(self) -> Self:
+        # The namespace is new: what there is to see comes after this.
+        asked = subprocess.run([*self._etcdctl, "get", "/"], capture_output=True, check=True, timeout=20)
+        revision = int(json.loads(asked.stdout)["header"]["revision"])
+        command = [*self._etcdctl, "watch", "--prefix", self._prefix, f"--rev={revision + 1}"]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command, stdout=subprocess.PIPE, stderr=log, text=True, stdin=subprocess.DEVNULL
+                command, stdout=subprocess.PIPE, stderr=log, text=True, stdin=subprocess.DEVNULL
             )
         self._thread.start()
         return self
@@ -106,7 +108,7 @@ class Watcher:
             self.holding[uid] = body["spec"]["session"]
             self._note(ACTIVE, body, version, at)
         if phase in kinds.ENDED_PHASES or body["spec"].get("released"):
-            self._end(body, version, at, phase or "Released")
+            self._end(body, version, at, phase if phase in kinds.ENDED_PHASES else "Released")
 
     def _end(self, body: dict[str, Any], version: int, at: float, how: str) -> None:
         uid = body["metadata"]["uid"]

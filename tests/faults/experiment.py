@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Self
 from devcluster import Cluster, debian
 from devcluster.cli import run_kubectl
 from faults.history import Exited, History, Launched, Started, Stopped
-from faults.nemesis import LEASE, Nemesis, Step, plan
+from faults.nemesis import LEASE, REPERTOIRE, Nemesis, Step, plan
 from faults.watcher import Watcher, now
 from support.etcd import etcd_endpoint
 from support.kube import Kube
@@ -203,10 +203,9 @@ class Experiment:
         nemesis.start()
         try:
             await asyncio.to_thread(nemesis.join)
-            for what in ("resume operator", "start operator", "single operator", "resume wire"):
-                await asyncio.to_thread(self.do, what, 0)
-            for whom in self._state.paused:
-                self._resume(whom)
+            for _, undo, *_ in REPERTOIRE:
+                if undo:
+                    await asyncio.to_thread(self.do, undo, 0)
             self.say(f"{self.setting.seconds:7.1f} s  faults are over; {len(self._state.alive)} contenders are left")
             await asyncio.wait(crowds, timeout=self.setting.drain)
         finally:
@@ -275,9 +274,11 @@ class Experiment:
             number = {"cut": signal.SIGUSR1, "stall": signal.SIGSTOP, "resume": signal.SIGCONT}[verb]
             self._wire.send_signal(number)
             return what
-        if what == "restart API server":
-            self.cluster.apiserver.kill()
-            self.cluster.apiserver.start()
+        if whom == "API server":
+            if verb == "kill":
+                self.cluster.apiserver.kill()
+            else:
+                self.cluster.apiserver.start(wait=False)
             return what
         if verb == "resume":
             return self._resume(whom)

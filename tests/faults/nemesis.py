@@ -42,7 +42,7 @@ REPERTOIRE: tuple[tuple[str, str, int, float, float], ...] = (
     ("kill waiter", "", 2, 0.0, 0.0),
     ("cut wire", "", 3, 0.0, 0.0),
     ("stall wire", "resume wire", 2, 1.0, 15.0),
-    ("restart API server", "", 1, 0.0, 0.0),
+    ("kill API server", "start API server", 1, 0.1, 4.0),
 )
 
 

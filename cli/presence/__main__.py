@@ -6,7 +6,7 @@ import os
 import sys
 
 from presence.errors import BoardError, PresenceError, UsageError
-from presence.parser import VERBS, command_module, parse, program_name, write_overview
+from presence.parser import VERBS, command_module, fails_closed, parse, program_name, write_overview
 
 TYPE_CHECKING = False  # importing typing costs 3 ms
 if TYPE_CHECKING:
@@ -37,10 +37,11 @@ def run(arguments: Sequence[str], env: Mapping[str, str], program: str = "presen
                 raise UsageError(f"a verb is required: {', '.join(VERBS)}; see {program} --help")
             write_overview(program)
             return 0
-        strict, json = parsed.strict, parsed.json
+        module = command_module(parsed.verb)
+        strict, json = parsed.strict or fails_closed(module, parsed), parsed.json
         from presence.context import Context
 
-        return int(command_module(parsed.verb).run(Context(parsed, env, program)))
+        return int(module.run(Context(parsed, env, program)))
     except BoardError as error:
         if strict:
             _complain(f"board unreachable: {error}")

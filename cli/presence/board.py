@@ -23,6 +23,7 @@ from presence.model.kinds import (
     HEARTBEAT_MANAGER,
     SESSION_KIND,
     SESSION_PLURAL,
+    SHARED,
     TTL_ANNOTATION,
 )
 from presence.model.times import format_micro_time, parse_time
@@ -30,7 +31,7 @@ from presence.transport import quote
 
 TYPE_CHECKING = False  # importing typing costs 3 ms
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from typing import Any
 
     from presence.identity import Identity
@@ -47,10 +48,13 @@ CACHED = "0"
 
 _PAGE = 500
 _RESTARTS = 5
+#: A watch is asked to end after so many seconds, so that a load balancer in between does not have to.
+_WATCH_SECONDS = 290
 #: Rounds in which writers of the same object may get into each other's way.
 ATTEMPTS = 6
 #: More sessions than this are fetched with one list instead of one by one.
 _SINGLE_GETS = 6
+_NOT_RELEASED = "status.phase!=Released"
 _LIVE_PHASES = "status.phase!=Expired,status.phase!=Released"
 
 
@@ -83,6 +87,12 @@ class Board:
         base = f"/apis/{API_VERSION}/namespaces/{quote(namespace)}"
         self._paths = {CLAIM_PLURAL: f"{base}/{CLAIM_PLURAL}", SESSION_PLURAL: f"{base}/{SESSION_PLURAL}"}
 
+    def limit(self, seconds: float) -> None:
+        """Give what follows so many seconds altogether."""
+        from presence.deadline import Deadline
+
+        self._connection.limit(Deadline(seconds))
+
     # Reading
 
     def claims(
@@ -91,9 +101,12 @@ class Board:
         session: str | None = None,
         resource: str | None = None,
         ended: bool = False,
+        expired: bool = False,
         not_older_than: str | None = None,
     ) -> list[Object]:
         """Claims as the API server has them now, those that ended (by their phase) only when asked for.
+
+        `ended` asks for all of them, `expired` for those that were not released: they may still block the resource.
 
         A list of the very latest state makes the API server wait until its cache has caught up with the whole of etcd:
         up to 100 ms whenever anything else was written. With `not_older_than`, a resourceVersion, it answers as soon
@@ -106,7 +119,7 @@ class Board:
         if resource is not None:
             wanted.append(f"spec.resource={escape(resource)}")
         if not ended:
-            wanted.append(_LIVE_PHASES)
+            wanted.append(_NOT_RELEASED if expired else _LIVE_PHASES)
         found = self._list(CLAIM_PLURAL, ",".join(wanted), not_older_than)
         # A server that cannot select by field has sent them all.
         return [
@@ -125,6 +138,61 @@ class Board:
         found = self._body(response)
         check_claim(found, session, resource)
         return found
+
+    def named_claim(self, name: str) -> Object | None:
+        """The claim object of this name."""
+        response = self._ask("GET", f"{self._paths[CLAIM_PLURAL]}/{quote(name)}")
+        return None if response.status == 404 else self._body(response)
+
+    def follow(self, name: str, not_older_than: str, silence: float) -> Iterator[Object | None]:
+        """The claim of this name as it is, and again whenever it changes; None when it does not exist.
+
+        The iterator ends when the watch ends, as watches do: begin again, not older than what was seen last. It ends
+        too when nothing was heard for `silence` seconds.
+
+        Raises:
+            BoardError: the board cannot be asked, or refuses.
+        """
+        selector = f"metadata.name={name}"
+        query: dict[str, str | int] = {
+            "fieldSelector": selector,
+            "resourceVersion": not_older_than,
+            "resourceVersionMatch": "NotOlderThan",
+        }
+        listed = self._body(self._ask("GET", self._paths[CLAIM_PLURAL], query))
+        # A list of one name, unlike the object itself, has a version that a watch can begin at, however old the object.
+        yield next(iter(listed["items"]), None)
+        query = {
+            "fieldSelector": selector,
+            "resourceVersion": listed["metadata"]["resourceVersion"],
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": _WATCH_SECONDS,
+        }
+        response = self._connection.open_stream(self._paths[CLAIM_PLURAL], query)
+        if response.status == 410:
+            return
+        if response.status != 200 or response.body is not None:
+            raise _problem(response, self.namespace)
+        import json
+
+        while True:
+            line = self._connection.next_line(silence)
+            if line is None:
+                return
+            try:
+                event = json.loads(line)
+                kind, item = event["type"], event["object"]
+            except (ValueError, KeyError, TypeError):
+                return
+            if kind == "BOOKMARK":
+                continue
+            if kind == "DELETED":
+                yield None
+            elif kind in ("ADDED", "MODIFIED"):
+                yield item
+            else:
+                return  # an error, mostly that the version is too old
 
     def sessions(self) -> list[Object]:
         """All sessions."""
@@ -188,10 +256,11 @@ class Board:
             self._ask("PATCH", path, {"fieldManager": HEARTBEAT_MANAGER}, {"metadata": metadata}, MERGE_PATCH)
         )
 
-    def apply_session(self, identity: Identity, ttl: float = DEFAULT_TTL) -> Object:
+    def apply_session(self, identity: Identity, ttl: float = DEFAULT_TTL, *, beat_every: int | None = None) -> Object:
         """Create the session, or bring it up to date and renew it: one write either way.
 
-        It lives for `ttl` seconds after its last heartbeat, at least for the usual time.
+        It lives for `ttl` seconds after its last heartbeat, at least for the usual time. `beat_every` is how often it
+        means to beat, in seconds.
         """
         name = session_name(identity.session)
         spec: dict[str, Any] = {"sessionId": identity.session, "kind": identity.kind}
@@ -199,6 +268,8 @@ class Board:
             value = getattr(identity, field)
             if value:
                 spec[field] = value
+        if beat_every is not None:
+            spec["heartbeatSeconds"] = beat_every
         annotations = {HEARTBEAT_ANNOTATION: _stamp()}
         if ttl > DEFAULT_TTL:
             annotations[TTL_ANNOTATION] = format_duration(ttl)
@@ -250,12 +321,31 @@ class Board:
                 continue
         return fresh
 
-    def create_claim(self, identity: Identity, owner: Object, resource: str, purpose: str, ttl: str | None) -> Object:
+    def complete_session(self, session: Object) -> None:
+        """End the session, and with it all of its claims; fine when it is gone already."""
+        path = f"{self._paths[SESSION_PLURAL]}/{session['metadata']['name']}"
+        change = {"metadata": {"uid": session["metadata"]["uid"]}, "spec": {"state": COMPLETED}}
+        response = self._ask("PATCH", path, {"fieldManager": CLI_MANAGER}, change, MERGE_PATCH)
+        if response.status not in (404, 409):
+            self._body(response)
+
+    def create_claim(
+        self,
+        identity: Identity,
+        owner: Object,
+        resource: str,
+        purpose: str,
+        ttl: str | None,
+        *,
+        mode: str = SHARED,
+        on_expiry: str | None = None,
+    ) -> Object:
         """Put a claim on the board.
 
         Raises:
             GoneError: one of the same name is there already.
             UsageError: the API server refuses its content.
+            NotInstalledError: its definitions know no exclusive claims.
         """
         metadata: dict[str, Any] = {
             "name": claim_name(identity.session, resource),
@@ -263,21 +353,28 @@ class Board:
         }
         if ttl is not None:
             metadata["annotations"] = {TTL_ANNOTATION: ttl}
-        body = {
-            "apiVersion": API_VERSION,
-            "kind": CLAIM_KIND,
-            "metadata": metadata,
-            "spec": {
-                "resource": resource,
-                "session": identity.session,
-                "holder": holder_of(identity),
-                "purpose": purpose,
-            },
+        spec: dict[str, Any] = {
+            "resource": resource,
+            "session": identity.session,
+            "holder": holder_of(identity),
+            "purpose": purpose,
         }
+        if mode != SHARED:
+            spec["mode"] = mode
+        if on_expiry is not None:
+            spec["onExpiry"] = on_expiry
+        body = {"apiVersion": API_VERSION, "kind": CLAIM_KIND, "metadata": metadata, "spec": spec}
         response = self._ask("POST", self._paths[CLAIM_PLURAL], {"fieldManager": CLI_MANAGER}, body)
         if response.status == 409:
             raise GoneError
-        return self._body(response)
+        made = self._body(response)
+        if made["spec"].get("mode", SHARED) != mode:
+            self.delete(CLAIM_PLURAL, made)
+            raise NotInstalledError(
+                "the API server's definitions know no exclusive claims; bring them up to date with"
+                " kubectl apply -k crds/"
+            )
+        return made
 
     def renew_claim(self, claim: Object, change: dict[str, Any]) -> Object:
         """Change exactly this claim and renew it.

@@ -47,17 +47,25 @@ class Context:
             BoardError: there is no way to reach it.
         """
         if self._board is None:
-            # Imported here so that help, completion and wrong calls do not pay for TLS.
-            from presence.board import Board
-            from presence.credentials import obtain
-            from presence.kubeconfig import find_access
-            from presence.transport import Connection
-
-            access = find_access(self.env, kubeconfig=self.arguments.kubeconfig, context=self.arguments.context)
-            credentials = obtain(access, self.env, self.deadline)
-            connection = Connection(access, credentials, self.deadline, self.env, f"presence/{__version__}")
-            self._board = Board(connection, self.namespace)
+            self._board = self.open_board(self.deadline)
         return self._board
+
+    def open_board(self, deadline: Deadline) -> Board:
+        """The board over a connection of its own, with credentials read afresh: tokens of long runs are rotated.
+
+        Raises:
+            BoardError: there is no way to reach it.
+        """
+        # Imported here so that help, completion and wrong calls do not pay for TLS.
+        from presence.board import Board
+        from presence.credentials import obtain
+        from presence.kubeconfig import find_access
+        from presence.transport import Connection
+
+        access = find_access(self.env, kubeconfig=self.arguments.kubeconfig, context=self.arguments.context)
+        credentials = obtain(access, self.env, deadline)
+        connection = Connection(access, credentials, deadline, self.env, f"presence/{__version__}")
+        return Board(connection, self.namespace)
 
 
 def _limit(arguments: argparse.Namespace, env: Mapping[str, str]) -> float:

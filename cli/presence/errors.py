@@ -2,7 +2,8 @@
 
     PresenceError              1
     ├── UsageError             2   the call itself is wrong
-    ├── HeldByAnotherError     3   with --strict: another session holds the resource
+    ├── HeldByAnotherError     3   with --strict, or with an exclusive claim: another session holds the resource
+    ├── WaitTimedOutError      4   it took longer than the caller would wait
     ├── ClaimLostError         5   with --strict: a claim ran out before it was renewed
     └── BoardError            69   the board could not be asked; without --strict the exit code is 0
         ├── ConfigError            no usable kubeconfig, context or credentials
@@ -11,7 +12,7 @@
         ├── NotInstalledError      the custom resource definitions or the namespace are missing
         └── ServerError            an answer that makes no sense, or too much contention
 
-Exit code 4 is kept for a wait that times out. Every message is one line: the cause, then what to do about it.
+Every message is one line: the cause, then what to do about it.
 """
 
 
@@ -31,6 +32,12 @@ class HeldByAnotherError(PresenceError):
     """Another session holds the resource."""
 
     exit_code = 3
+
+
+class WaitTimedOutError(PresenceError):
+    """It took longer than the caller would wait."""
+
+    exit_code = 4
 
 
 class ClaimLostError(PresenceError):

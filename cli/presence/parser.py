@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 VERBS = {
     "claim": "say that you are working on a resource, and see who else is",
     "heartbeat": "keep all of your claims alive",
-    "release": "let go of resources",
+    "release": "let go of resources, pass them on, or take them away",
+    "handoff": "pass a claim on to another session",
+    "wait": "wait until a resource is free, or a claim of yours is granted",
+    "run": "run a command while holding resources, and stop it if they are lost",
     "list": "show who is working on what",
     "peek": "show who is working on one resource",
     "session": "show the sessions behind the claims",
@@ -123,6 +126,17 @@ def command_module(verb: str) -> ModuleType:
     return import_module(f"presence.commands.{verb}")
 
 
+def takes_command(verb: str) -> bool:
+    """True when what follows `--` is a command to run."""
+    return bool(getattr(command_module(verb), "TAKES_COMMAND", False))
+
+
+def fails_closed(module: ModuleType, arguments: argparse.Namespace) -> bool:
+    """True for calls that mean nothing without the board, so that they fail when it is away."""
+    test = getattr(module, "fails_closed", None)
+    return bool(test and test(arguments))
+
+
 def command_parser(verb: str, program: str = "presence") -> Parser:
     """The parser of one verb, with its common options."""
     module = command_module(verb)
@@ -134,7 +148,10 @@ def command_parser(verb: str, program: str = "presence") -> Parser:
         allow_abbrev=False,
     )
     module.add_arguments(parser)
-    add_common(parser, session=verb != "list")
+    # After some verbs --session names somebody else.
+    add_common(parser, session=not getattr(module, "SESSION_IS_AN_ARGUMENT", False))
+    if takes_command(verb):
+        parser.usage = parser.format_usage().removeprefix("usage: ").rstrip() + " -- COMMAND [ARGUMENT ...]"
     return parser
 
 
@@ -190,6 +207,11 @@ def parse(arguments: Sequence[str], program: str) -> argparse.Namespace:
             return namespace
     if verb not in VERBS:
         raise UsageError(f"there is no verb {verb[:40]!r}; there are {', '.join(VERBS)}")
+    if takes_command(verb) and "--" in after:
+        at = after.index("--")
+        after, namespace.command = after[:at], after[at + 1 :]
+    else:
+        namespace.command = []
     command_parser(verb, program).parse_args(after, namespace)
     namespace.verb = verb
     return namespace

@@ -98,6 +98,7 @@ class Connection:
         self._client_pem = credentials.client_pem
         self._socket: socket.socket | None = None
         self._buffer = b""
+        self._line = b""
         default = 443 if self._scheme == "https" else 80
         shown = f"[{self._host}]" if ":" in self._host else self._host
         self._authority = shown if self._port == default else f"{shown}:{self._port}"
@@ -161,21 +162,70 @@ class Connection:
             sleep(min(wait, self._deadline.remaining(f"waiting for {self.server}")))
             pause *= 2
 
+    def limit(self, deadline: Deadline) -> None:
+        """Respect another deadline from now on."""
+        self._deadline = deadline
+
+    def open_stream(self, path: str, query: Mapping[str, str | int]) -> Response:
+        """Send a GET whose answer never ends, such as a watch, on a new connection.
+
+        With status 200 the body is left for `next_line`; any other answer is whole.
+
+        Raises:
+            UnreachableError: no answer in time, or no connection.
+        """
+        self.close()
+        target = (
+            self._prefix + path + "?" + "&".join(f"{quote(name)}={quote(str(value))}" for name, value in query.items())
+        )
+        message = f"GET {target} HTTP/1.1\r\n{self._fixed}\r\n\r\n".encode("latin-1")
+        doing = f"waiting for {self.server}"
+        try:
+            return self._exchange(message, stream=True)
+        except _LostError as lost:
+            self.close()
+            raise UnreachableError(f"{self.server} drops the connection while {doing}: {lost}") from None
+
+    def next_line(self, seconds: float) -> bytes | None:
+        """The next line of the stream; None when it has ended, was cut, or said nothing for `seconds`.
+
+        After None the connection is closed.
+        """
+        from presence.deadline import Deadline
+
+        self._deadline = Deadline(seconds)
+        doing = "watching"
+        try:
+            while b"\n" not in self._line:
+                if self._socket is None:
+                    return None
+                size = int(self._until(b"\r\n", doing).partition(b";")[0].strip(), 16)
+                if size == 0:
+                    self.close()
+                    return None
+                self._line += self._exactly(size + 2, doing)[:size]
+        except (OSError, ValueError, _LostError, UnreachableError, ServerError):
+            self.close()
+            return None
+        line, _, self._line = self._line.partition(b"\n")
+        return line
+
     def close(self) -> None:
         """End the connection; the next request makes a new one."""
         if self._socket is not None:
             self._socket.close()
         self._socket = None
         self._buffer = b""
+        self._line = b""
 
-    def _exchange(self, message: bytes) -> Response:
+    def _exchange(self, message: bytes, *, stream: bool = False) -> Response:
         doing = f"waiting for {self.server}"
         if self._socket is None:
             self._socket = self._connect()
         try:
             self._socket.settimeout(self._deadline.remaining(doing))
             self._socket.sendall(message)
-            return self._read_response(doing)
+            return self._read_response(doing, stream=stream)
         except TimeoutError:
             raise self._deadline.passed(doing) from None
         except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
@@ -186,7 +236,7 @@ class Connection:
         except OSError as error:
             raise _LostError(error.strerror or type(error).__name__) from None
 
-    def _read_response(self, doing: str) -> Response:
+    def _read_response(self, doing: str, *, stream: bool = False) -> Response:
         while True:
             head = self._until(b"\r\n\r\n", doing)
             status, headers = _parse_head(head, self.server)
@@ -194,6 +244,8 @@ class Connection:
                 break
         chunked = "chunked" in headers.get("transfer-encoding", "").lower()
         length = headers.get("content-length", "")
+        if stream and status == 200 and chunked:
+            return Response(status, headers, None)
         if status in (204, 304):
             data = b""
         elif chunked:

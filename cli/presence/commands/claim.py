@@ -8,8 +8,21 @@ from presence.errors import HeldByAnotherError, ServerError, UsageError
 from presence.identity import find_identity
 from presence.model.deadlines import has_ended, is_live
 from presence.model.durations import DurationError, format_duration, parse_duration
-from presence.model.kinds import AGENT, CLAIM_PLURAL, HUMAN, PIPELINE, PURPOSE_MAX, TTL_ANNOTATION
+from presence.model.kinds import (
+    AGENT,
+    CLAIM_PLURAL,
+    EXCLUSIVE,
+    HUMAN,
+    ON_EXPIRY_HOLD,
+    ON_EXPIRY_RELEASE,
+    PIPELINE,
+    PURPOSE_MAX,
+    SHARED,
+    TTL_ANNOTATION,
+)
 from presence.model.labels import LabelError, check_label
+from presence.model.queue import ahead_of, mode_of
+from presence.notices import tell
 from presence.output import Paint, clean, fold, quoted, wants_colour, write, write_json
 from presence.view import claim_row, claim_rows
 
@@ -28,12 +41,16 @@ DESCRIPTION = (
     "Say that you are working on resources, and see who else is. A claim is advisory:\n"
     "it never stops anybody, and it is made even when others hold the resource. They\n"
     "are then named, and the rule is to DEFER to them. A second claim on a resource\n"
-    "updates the first: it keeps its place, and counts as a heartbeat."
+    "updates the first: it keeps its place, and counts as a heartbeat.\n"
+    "With --exclusive it is granted to one session at a time, in the order of a queue:\n"
+    "held by another, nothing is claimed and the exit code is 3, or with --wait it waits\n"
+    "for its turn. So does a shared claim on what somebody holds exclusively."
 )
 EXAMPLES = """examples:
   presence claim stack:vault --purpose "rotate the unseal keys, about 10 minutes"
   presence claim node:worker-1 pvc:monitoring/prom-data --ttl 2h --purpose "replace the disk"
-  presence --strict claim stack:dns --purpose "pipeline 42" && terraform apply"""
+  presence --strict claim stack:dns --purpose "pipeline 42" && terraform apply
+  presence claim --exclusive stack:net --wait 20m --purpose "renumber the subnets\""""
 
 #: Tells a model what to do, in its own words.
 REMINDER = (
@@ -55,6 +72,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="how long the claim lives without a heartbeat: 90s, 15m, 2h or seconds; default 15m",
     )
+    parser.add_argument(
+        "--exclusive", action="store_true", help="hold it alone; fails (exit code 69) when the board is away"
+    )
+    parser.add_argument(
+        "--wait", metavar="TIME", help="wait for the grant at most this long; exit code 4 when the time is out"
+    )
+    parser.add_argument(
+        "--on-expiry",
+        choices=("release", "hold"),
+        help="what becomes of an exclusive resource when nobody renews the claim: release it to the next (the default),"
+        " or hold it until a person has looked",
+    )
     parser.add_argument("--url", metavar="URL", help="where the work can be looked at; default: the pipeline's page")
     parser.add_argument(
         "--agent", metavar="NAME", help="the program that acts; default: PRESENCE_AGENT, else by the kind"
@@ -66,16 +95,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def fails_closed(arguments: argparse.Namespace) -> bool:
+    """An exclusive claim that nobody granted is none."""
+    return bool(arguments.exclusive)
+
+
 class Wish:
     """What the caller wants: the labels, and what all of the claims shall say."""
 
-    __slots__ = ("holder", "labels", "purpose", "ttl")
+    __slots__ = ("blocked", "holder", "labels", "mode", "on_expiry", "purpose", "ttl")
 
-    def __init__(self, labels: list[str], purpose: str, ttl: str | None, holder: dict[str, str]) -> None:
+    def __init__(
+        self,
+        labels: list[str],
+        purpose: str,
+        ttl: str | None,
+        holder: dict[str, str],
+        mode: str = SHARED,
+        on_expiry: str | None = None,
+    ) -> None:
         self.labels = labels
         self.purpose = purpose
         self.ttl = ttl
         self.holder = holder
+        self.mode = mode
+        self.on_expiry = on_expiry
+        #: Labels on which others go first, as it turned out.
+        self.blocked: list[str] = []
 
 
 def run(context: Context) -> int:
@@ -93,8 +139,21 @@ def run(context: Context) -> int:
         url=arguments.url,
         kind=arguments.kind,
     )
-    wish = Wish(labels, purpose, ttl, holder_of(identity))
-    outcomes, fresh = place(context.board(), identity, wish)
+    on_expiry = {"hold": ON_EXPIRY_HOLD, "release": ON_EXPIRY_RELEASE, None: None}[arguments.on_expiry]
+    if on_expiry is not None and not arguments.exclusive:
+        raise UsageError("--on-expiry goes with --exclusive")
+    mode = EXCLUSIVE if arguments.exclusive else SHARED
+    wish = Wish(labels, purpose, ttl, holder_of(identity), mode, on_expiry)
+    if arguments.exclusive or arguments.wait is not None:
+        # Imported here: a shared claim waits for nobody.
+        from presence.commands import claim_exclusive
+
+        return claim_exclusive.run(context, identity, wish)
+    outcomes, fresh = place(context, identity, wish)
+    if wish.blocked:
+        from presence.commands import claim_exclusive
+
+        return claim_exclusive.refuse(context, identity, fresh, wish.blocked[0])
     if arguments.strict and any(others for _, others in outcomes):
         # All or nothing: what this call put on the board goes again, what was there before stays.
         for claim in fresh:
@@ -105,7 +164,7 @@ def run(context: Context) -> int:
 
 
 def place(
-    board: Board, identity: Identity, wish: Wish
+    context: Context, identity: Identity, wish: Wish
 ) -> tuple[list[tuple[dict[str, Any], list[dict[str, Any]]]], list[Object]]:
     """Put the claims on the board, then read who else is there.
 
@@ -115,11 +174,14 @@ def place(
         ServerError: others got in the way again and again.
     """
     fresh: list[Object] = []
+    board = context.board()
     for attempt in range(ATTEMPTS):
         mine = Own(board, identity.session)
+        wish.blocked.clear()
         try:
             # What the API server has at hand will do at first: where it is too old, a write fails and all is read anew.
             mine.settle(cached=attempt == 0)
+            tell(board, identity.session, mine.claims)
             # A session lives as long as the longest of its claims would.
             ttl = max(mine.longest(), parse_duration(wish.ttl) if wish.ttl else 0.0)
             session = board.apply_session(identity, ttl)
@@ -128,7 +190,7 @@ def place(
                 mine.reload()
             mine.settle_late(session)
             written = [_ensure(board, identity, session, mine.on(label), label, wish, fresh) for label in wish.labels]
-            return [_look(board, session, claim) for claim in written], fresh
+            return [_look(board, session, claim, wish) for claim in written], fresh
         except GoneError:
             continue
     raise ServerError(f"others changed the claims of session {identity.session} again and again; try again")
@@ -145,11 +207,17 @@ def _ensure(
     if known is not None:
         check_claim(known, identity.session, label)
         if not has_ended(known) and is_live(known, board.now, session):
+            if wish.mode == EXCLUSIVE and mode_of(known) != EXCLUSIVE:
+                raise UsageError(
+                    f"you hold {label} together with others; let go of it first, and then claim it exclusively"
+                )
             # Written even where nothing differs: the read that follows sees all that was there before this write.
             return board.renew_claim(known, _difference(known, wish, session))
         board.delete(CLAIM_PLURAL, known)
     try:
-        made = board.create_claim(identity, session, label, wish.purpose, wish.ttl)
+        made = board.create_claim(
+            identity, session, label, wish.purpose, wish.ttl, mode=wish.mode, on_expiry=wish.on_expiry
+        )
     except GoneError:
         # One of the same name appeared meanwhile: another call of this session, or another session with this hash.
         board.claim(identity.session, label)
@@ -168,6 +236,8 @@ def _difference(claim: Object, wish: Wish, session: Object) -> dict[str, Any]:
     if (spec.get("holder") or {}) != wish.holder:
         # In a merge patch, null removes what is not wished any more.
         wanted["holder"] = {**dict.fromkeys(spec.get("holder") or {}), **wish.holder}
+    if wish.on_expiry is not None and spec.get("onExpiry", ON_EXPIRY_RELEASE) != wish.on_expiry:
+        wanted["onExpiry"] = wish.on_expiry
     if wanted:
         change["spec"] = wanted
     metadata: dict[str, Any] = {}
@@ -182,10 +252,12 @@ def _difference(claim: Object, wish: Wish, session: Object) -> dict[str, Any]:
     return change
 
 
-def _look(board: Board, own: Object, written: Object) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _look(board: Board, own: Object, written: Object, wish: Wish) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The row of the claim that was just written, and the rows of the others that were on its resource by then."""
     me, version = own["spec"]["sessionId"], written["metadata"]["resourceVersion"]
-    claims = board.claims(resource=written["spec"]["resource"], not_older_than=version)
+    claims = board.claims(resource=written["spec"]["resource"], expired=True, not_older_than=version)
+    if any(mode_of(claim) == EXCLUSIVE for claim in ahead_of(written, claims)):
+        wish.blocked.append(written["spec"]["resource"])
     found = board.live(claims, exact=True, known=own)
     mine = [(claim, session) for claim, session in found if claim["spec"]["session"] == me]
     others = [(claim, session) for claim, session in found if claim["spec"]["session"] != me]

@@ -7,12 +7,14 @@ from presence.commands.own import Own
 from presence.errors import ClaimLostError, ServerError
 from presence.identity import find_identity
 from presence.model.kinds import COMPLETED
+from presence.notices import tell
 from presence.output import write_json
 from presence.view import claim_rows
 
 TYPE_CHECKING = False  # importing typing costs 3 ms
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
     from typing import Any
 
     from presence.board import Board
@@ -39,7 +41,7 @@ def run(context: Context) -> int:
     """Send one heartbeat."""
     identity = find_identity(context.env, session=context.arguments.session)
     board = context.board()
-    claims, session, lost = renew(board, identity)
+    claims, session, lost = renew(board, identity, lambda found: tell(board, identity.session, found))
     if context.arguments.json:
         write_json(claim_rows([(claim, session) for claim in claims], identity.session))
     if context.arguments.strict and lost:
@@ -48,8 +50,10 @@ def run(context: Context) -> int:
     return 0
 
 
-def renew(board: Board, identity: Identity) -> tuple[list[Object], Object | None, list[Object]]:
-    """Show a sign of life.
+def renew(
+    board: Board, identity: Identity, look: Callable[[list[Object]], None]
+) -> tuple[list[Object], Object | None, list[Object]]:
+    """Show a sign of life. `look` is shown the claims of the session as they were before it, ended ones included.
 
     Returns the claims that live on, the session, and the claims that were found to have run out.
 
@@ -61,6 +65,7 @@ def renew(board: Board, identity: Identity) -> tuple[list[Object], Object | None
         mine = Own(board, identity.session)
         try:
             mine.settle(cached=attempt == 0)
+            look(mine.claims)
             session = board.session(identity.session)
             if session is not None and session["spec"].get("state") == COMPLETED:
                 return [], session, lost + mine.lost

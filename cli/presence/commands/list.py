@@ -6,7 +6,9 @@ import sys
 
 from presence.errors import UsageError
 from presence.identity import check_session, find_session
+from presence.model.labels import is_key
 from presence.model.times import parse_time
+from presence.notices import tell
 from presence.output import Column, Paint, age, clean, quoted, room, table, wants_colour, write, write_json
 from presence.view import claim_phase, claim_rows
 
@@ -26,6 +28,9 @@ EXAMPLES = """examples:
   presence list
   presence list --mine
   presence list --type stack --json"""
+
+
+SESSION_IS_AN_ARGUMENT = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +58,11 @@ def run(context: Context) -> int:
         raise UsageError("--mine and --session name different sessions; leave one out")
     wanted = me if arguments.mine else wanted
     board = context.board()
+    tell(board, me)
     claims = board.claims(session=wanted, resource=arguments.resource, ended=arguments.ended)
+    if not arguments.type and arguments.resource is None and wanted is None:
+        # Nobody works on the keys of `presence once`; --type once shows them.
+        claims = [claim for claim in claims if not is_key(claim["spec"]["resource"])]
     if arguments.type:
         prefix = arguments.type.removesuffix(":") + ":"
         claims = [claim for claim in claims if claim["spec"]["resource"].startswith(prefix)]

@@ -6,6 +6,7 @@ import sys
 
 from presence.commands.claim import check_labels
 from presence.identity import find_session
+from presence.notices import tell
 from presence.output import Paint, clean, quoted, wants_colour, write, write_json
 from presence.view import claim_rows
 
@@ -30,6 +31,7 @@ def run(context: Context) -> int:
     label = check_labels([context.arguments.label])[0]
     me, _ = find_session(context.env, context.arguments.session)
     board = context.board()
+    tell(board, me)
     rows = claim_rows(board.live(board.claims(resource=label), exact=True), me)
     if context.arguments.json:
         write_json(rows)

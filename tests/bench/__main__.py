@@ -14,7 +14,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import cli, cold_start, expiry, mirror, steady
+from bench import cli, cold_start, expiry, locks, mirror, steady
 from bench.arena import Arena, arena
 from bench.observe import Noise
 from bench.report import RESULTS, Section, machine, now, write_docs
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 #: Cores that other programs may use before the figures are worth little.
 QUIET = 0.1
-BENCHES = {"cold-start": cold_start, "expiry": expiry, "steady": steady, "mirror": mirror, "cli": cli}
+BENCHES = {"cold-start": cold_start, "expiry": expiry, "steady": steady, "mirror": mirror, "cli": cli, "locks": locks}
 
 
 def main() -> int:
@@ -89,6 +89,9 @@ def _measures(options: argparse.Namespace) -> dict[str, Callable[[Arena, Section
             where, section, *((50.0, 6.0, 300) if quick else (100.0, 30.0, 10_000))
         ),
         "cli": lambda where, section: cli.run(where, section, *((5, [50]) if quick else (40, [500]))),
+        "locks": lambda where, section: locks.run(
+            where, section, *(([5], 4, 100) if quick else ([30, 100], 200, 10_000))
+        ),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import secrets
+import signal
 import sys
 import time
 from pathlib import Path
@@ -15,10 +16,12 @@ from faults.experiment import ROOT, Experiment, Setting, arena, one_and_ten
 def main() -> int:
     """Run one experiment and print its schedule, its course and the verdict."""
     options = _parser().parse_args()
+    # What was started is ended in any case.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     seed = secrets.randbelow(1_000_000) if options.seed is None else options.seed
     setting = Setting(
         seed, options.minutes * 60, one_and_ten(options.contenders), ttl=options.ttl, breakage=options.breakage,
-        gap=(options.gap, 4 * options.gap), drain=600,
+        gap=(options.gap, 4 * options.gap), drain=options.drain,
     )  # fmt: skip
     print(f"seed {seed}; the schedule:", *setting.steps, sep="\n  ")
     directory = ROOT / ".cache" / "faults" / str(seed)
@@ -38,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--contenders", type=int, default=100, help="on one resource, and as many on ten (default 100)")
     parser.add_argument("--gap", type=float, default=1.5, help="least seconds between two faults (default 1.5)")
     parser.add_argument("--ttl", default="9s", help="of the contenders' claims (default 9s)")
+    parser.add_argument("--drain", type=float, default=300, help="seconds for those left at the end (default 300)")
     parser.add_argument("--breakage", type=Path, metavar="PATCH", help="break a copy of the product with this patch")
     parser.add_argument("--cluster", type=Path, metavar="DIR", help="a running devcluster whose parts may be killed")
     return parser

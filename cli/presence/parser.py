@@ -29,6 +29,7 @@ VERBS = {
     "handoff": "pass a claim on to another session",
     "wait": "wait until a resource is free, or a claim of yours is granted",
     "run": "run a command while holding resources, and stop it if they are lost",
+    "once": "run a command once for a key, on whatever machine it is called",
     "list": "show who is working on what",
     "peek": "show who is working on one resource",
     "session": "show the sessions behind the claims",

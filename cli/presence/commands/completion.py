@@ -11,7 +11,7 @@ import argparse
 from presence.deadline import Deadline
 from presence.errors import BoardError
 from presence.identity import find_session
-from presence.model.labels import KNOWN_TYPES
+from presence.model.labels import KNOWN_TYPES, is_key
 from presence.output import clean, write
 from presence.parser import VERBS, command_parser
 
@@ -62,7 +62,7 @@ def _labels(context: Context, *, mine: bool) -> list[str]:
         found = board.live(board.claims(session=session))
     except BoardError:
         found = []
-    labels = {clean(claim["spec"]["resource"], 255) for claim, _ in found}
+    labels = {clean(claim["spec"]["resource"], 255) for claim, _ in found if not is_key(claim["spec"]["resource"])}
     return sorted(labels) if mine else sorted(labels | {f"{kind}:" for kind in KNOWN_TYPES})
 
 

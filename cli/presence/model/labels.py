@@ -20,6 +20,9 @@ PATTERN = r"^[a-z][a-z0-9-]{0,30}:[A-Za-z0-9][A-Za-z0-9._/@:+~#=-]*$"
 #: A volume claim is named by its namespace and its name.
 PVC_PATTERN = r"^pvc:[a-z0-9]([a-z0-9-]*[a-z0-9])?/[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"
 
+#: The type of the keys of `presence once`: resources that nobody works on.
+ONCE_TYPE = "once"
+
 _PATTERN = re.compile(PATTERN)
 _PVC = re.compile(PVC_PATTERN)
 
@@ -67,3 +70,8 @@ def metric_type(resource: str) -> str:
 
 def _suggest(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:40]
+
+
+def is_key(resource: str) -> bool:
+    """True for the key of a `presence once`, which is no resource that anybody works on."""
+    return resource.startswith(f"{ONCE_TYPE}:")

@@ -75,7 +75,7 @@ def judge(job: Body, pods: Sequence[Body], trouble: str = "") -> Running | Compl
                 lines.append(f"Its pod did not start: {trouble}")
             lines.append(
                 "Remove the cause, then run terraform apply again; with unchanged migrations, replace the Job: "
-                "terraform apply -replace=<module>.kubectl_manifest.job"
+                "terraform apply -replace=<module>.kubectl_manifest.job\n"
             )
             return Failed("\n".join(lines))
     return Running(_trouble(pods))

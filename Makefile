@@ -58,6 +58,8 @@ fmt: setup ## format the code
 .PHONY: docs
 docs: setup ## regenerate the reference pages from the code
 	@$(PY) tools/docs/generate.py
+	@$(PY) tools/operations_reference.py
+	@$(PY) -m presence.reference docs/cli.md
 
 .PHONY: bench
 bench: setup tools ## measure speed beside peers; writes docs/performance.md's figures

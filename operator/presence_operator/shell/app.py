@@ -239,7 +239,6 @@ class _Operator:
         )
 
     def _mirror_says(self, key: Key, uid: str, outcome: MirrorOutcome) -> None:
-        reason = {"MIRRORED": "Mirrored", "SCHEMA_BEHIND": "SchemaBehind"}.get(outcome.state.name, "MirrorUnavailable")
-        note = MirrorNote(reason, outcome.phase, outcome.message)
+        note = MirrorNote(outcome.state.value, outcome.phase, outcome.message)
         self._board.mirror_says(key, uid, note, self._connection.server_now())
         self._runtime.wake()

@@ -9,7 +9,10 @@ import os
 import time
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from kubernetes.aio import config as kube_config
@@ -87,6 +90,10 @@ async def load_configuration(settings: Settings) -> Configuration:
     # One connection for each worker, and some for reads and the election; queueing is done by the workers.
     configuration.connection_pool_maxsize = settings.workers + 8
     configuration.retries = None
+    # The environment's proxy is looked up once: aiohttp would do it in a thread for every single request.
+    configuration.client_session_kwargs = {"trust_env": False}
+    if not configuration.proxy:
+        configuration.proxy = _proxy_of(configuration.host)
     return configuration
 
 
@@ -168,13 +175,12 @@ class Connection:
         return Answer(answer.status, data, _retry_after(answer.headers))
 
     def observe_date(self, headers: Mapping[str, str], sent: float, received: float) -> None:
-        """Learn the server's time from an answer."""
+        """Learn the server's time from an answer; what a proxy answers in its stead has no Audit-Id and tells nothing."""
+        if "Audit-Id" not in headers and self.clock.known:
+            return
         text = headers.get("Date")
-        if text:
-            try:
-                date = parsedate_to_datetime(text).timestamp()
-            except ValueError:
-                return
+        date = _date(text) if text else None
+        if date is not None:
             self.clock.observe(date, sent, received)
 
     async def reload(self) -> None:
@@ -213,6 +219,23 @@ async def keep_time(connection: Connection, *, width: float = 0.05, pause: float
                 # A round trip is longer than what is left to find out.
                 break
         await asyncio.sleep(pause if connection.clock.known else 0.2)
+
+
+def _proxy_of(url: str) -> str | None:
+    """The proxy that the environment wants for `url` (HTTPS_PROXY, HTTP_PROXY, NO_PROXY)."""
+    parts = urlsplit(url)
+    if proxy_bypass(parts.netloc):
+        return None
+    return getproxies().get(parts.scheme)
+
+
+@lru_cache(maxsize=8)
+def _date(text: str) -> float | None:
+    # Hundreds of answers share one second.
+    try:
+        return parsedate_to_datetime(text).timestamp()
+    except ValueError:
+        return None
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

@@ -93,7 +93,8 @@ class Effects:
             if pause > 0:
                 await asyncio.sleep(pause)
             if not self._leading():
-                return Failed(0.0)
+                # Whoever leads now decides; should that be us again, from the state as it is then.
+                return Failed(0.5)
             outcome = await self._perform(action)
         except UnavailableError as error:
             self._trouble(str(error))
@@ -172,7 +173,8 @@ class Effects:
                 elif not _is_gone(answer):
                     return self._unread(action, answer)
         self._recovered()
-        return Verified(since, tuple(found))
+        # Should the clock have been corrected meanwhile, the earlier of the two readings is the safe one.
+        return Verified(min(since, self._connection.server_now()), tuple(found))
 
     def _unread(self, action: VerifySessions, answer: Answer) -> Outcome:
         self._metrics.action_retried(kinds.SESSION_KIND, outcome_of_status(answer.status))

@@ -92,7 +92,7 @@ class _Session:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=tls),
             proxy=configuration.proxy or None,
-            trust_env=True,
+            trust_env=False,
             read_bufsize=2**20,
         )
 

@@ -161,7 +161,8 @@ class Histories(RuleBasedStateMachine):
 
     def _outlives_its_session(self, claim: Body) -> bool:
         """Only the operator that saw the session's heartbeats remembers them after the session was deleted."""
-        return self.world.deadline(claim) < seconds(claim["status"]["expiresAt"])
+        status = claim["status"]
+        return status["phase"] == kinds.ACTIVE and self.world.deadline(claim) < seconds(status["expiresAt"])
 
     # ---- what holds
 

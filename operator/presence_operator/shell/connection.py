@@ -175,7 +175,7 @@ class Connection:
         return Answer(answer.status, data, _retry_after(answer.headers))
 
     def observe_date(self, headers: Mapping[str, str], sent: float, received: float) -> None:
-        """Learn the server's time from an answer; what a proxy answers in its stead has no Audit-Id and tells nothing."""
+        """Learn the server's time from an answer; a proxy's own answers have no Audit-Id and tell nothing."""
         if "Audit-Id" not in headers and self.clock.known:
             return
         text = headers.get("Date")

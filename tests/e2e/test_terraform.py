@@ -56,7 +56,9 @@ def kube(ground: Cluster) -> Iterator[Kube]:
 class Site:
     """One use of the module: a configuration, its namespace and its fresh database."""
 
-    def __init__(self, ground: Cluster, kube: Kube, directory: Path, configuration: str = ".") -> None:
+    def __init__(
+        self, ground: Cluster, kube: Kube, directory: Path, configuration: str = ".", binary: Path | None = None
+    ) -> None:
         self.kube = kube
         self.namespace = f"tf-{uuid.uuid4().hex[:8]}"
         name = self.namespace.replace("-", "_")
@@ -68,7 +70,7 @@ class Site:
             f"CREATE DATABASE {name}", f"GRANT ALL ON {name}.* TO '{Dsn.parse(self.dsn).user}'@'%'"
         )
         self.terraform = Terraform(
-            Toolchain().terraform(),
+            binary or Toolchain().terraform(),
             directory / "tree",
             configuration,
             env={**terraform.environment(Toolchain()), "KUBECONFIG": str(ground.kubeconfig)},
@@ -172,6 +174,7 @@ def test_from_nothing_to_a_new_column_and_back_to_nothing(site: Site) -> None:
 
 
 def test_a_broken_migration_fails_apply_with_its_reason_and_a_mended_one_goes_on(site: Site) -> None:
+    site.terraform.variables |= {"apply_crds": True, "keep_crds": True}
     broken = site.terraform.migrations / f"{len(list(site.terraform.migrations.glob('*.sql'))) + 1:04d}_broken.sql"
     broken.write_text("ALTER TABLE presence_sessions ADD COLUMN colour NOSUCHTYPE;\n")
 
@@ -187,6 +190,11 @@ def test_a_broken_migration_fails_apply_with_its_reason_and_a_mended_one_goes_on
 
     assert "colour" in site.columns("presence_sessions")
     site.terraform.plan_is_empty()
+
+    # Who wants to keep the definitions, and so the claims, keeps them.
+    site.terraform.destroy()
+    assert look(site.kube, f"/api/v1/namespaces/{site.namespace}") is None
+    assert [each for each in CRDS if crd(site.kube, each) is None] == []
 
 
 def test_a_pod_that_cannot_start_is_told_too(site: Site) -> None:
@@ -211,7 +219,8 @@ def test_a_pod_that_cannot_start_is_told_too(site: Site) -> None:
 
 
 def test_an_existing_namespace_and_secret_are_used_and_left_alone(ground: Cluster, kube: Kube, tmp_path: Path) -> None:
-    site = Site(ground, kube, tmp_path, "examples/existing-dolt")
+    # With OpenTofu where it is there, so that both are shown to work.
+    site = Site(ground, kube, tmp_path, "examples/existing-dolt", Toolchain().find("tofu"))
     site.terraform.variables |= {"namespace": site.namespace}
     base = f"/api/v1/namespaces/{site.namespace}"
     kube.request("POST", "/api/v1/namespaces", {"metadata": {"name": site.namespace}})

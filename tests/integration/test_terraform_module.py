@@ -121,6 +121,34 @@ def test_the_password_is_not_shown(planned: Callable[..., Any]) -> None:
     assert "aHVudGVyM" not in result.output
 
 
+def test_whoever_does_not_wait_needs_no_gate(planned: Callable[..., Any]) -> None:
+    waiting, hasty = planned(), planned(wait_for_completion=False)
+
+    assert waiting.code == hasty.code == 0, hasty
+    assert "kubectl_manifest.gate" in waiting.text
+    assert "kubectl_manifest.gate" not in hasty.text
+    assert "kubectl_manifest.job" in hasty.text
+
+
+def test_further_pod_settings_are_taken(planned: Callable[..., Any]) -> None:
+    result = planned(
+        node_selector={"pool": "infra"},
+        tolerations=[{"key": "dedicated", "operator": "Exists"}],
+        image_pull_secrets=["registry"],
+        extra_pod_spec={"priorityClassName": "system-cluster-critical", "hostAliases": [{"ip": "10.0.0.1"}]},
+    )
+
+    assert result.code == 0, result
+    for text in (
+        "nodeSelector: + pool: infra",
+        "tolerations: + - key: dedicated + operator: Exists",
+        "imagePullSecrets: + - name: registry",
+        "priorityClassName: system-cluster-critical",
+        "hostAliases: + - ip: 10.0.0.1",
+    ):
+        assert "".join(text.split()).replace("+", "") in "".join(result.text.split()).replace("+", "")
+
+
 def blocks(kind: str) -> set[str]:
     text = "".join(path.read_text() for path in sorted((ROOT / "terraform").glob("*.tf")))
     return set(re.findall(rf'^{kind} "([a-z_]+)" {{', text, re.MULTILINE))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -65,6 +66,18 @@ def test_opentofu_takes_it_too(environment: dict[str, str], tmp_path: Path) -> N
     part = Terraform(tofu, tmp_path / "tree", "examples/minimal", env=environment, image=IMAGE).init()
 
     assert json.loads(part("validate", "-json").output)["diagnostics"] == []
+
+
+def test_a_module_without_its_repository_says_how_to_name_its_source(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    alone = Terraform(Toolchain().terraform(), tmp_path / "tree", env=environment, image=IMAGE).init()
+    shutil.rmtree(alone.migrations)
+
+    result = alone("plan", "-input=false", "-no-color", "-refresh=false", code=None)
+
+    assert result.code == 1
+    assert "The module needs the rest of its repository. Write the source as a relative path" in result.text
 
 
 def test_the_hash_is_the_operators(module: Terraform) -> None:

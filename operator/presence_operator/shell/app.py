@@ -216,12 +216,15 @@ class _Operator:
 
     def gone(self, fact: Fact) -> None:
         """Tell the figures and the mirror."""
+        mirrored = self._mirror is not None and fact.namespace == self._mirrored
         if isinstance(fact, Session):
+            if self._mirror is not None and mirrored:
+                self._mirror.gone_session(fact)
             return
         if self._led and not fact.status.ended and fact.status.granted_at is not None:
             held = self._connection.server_now() - fact.status.granted_at
             self._metrics.claim_released(fact.resource, "Deleted", held=max(0.0, held))
-        if self._mirror is not None and fact.namespace == self._mirrored:
+        if self._mirror is not None and mirrored:
             self._mirror.gone(fact)
 
     def _make_mirror(self) -> Mirror:

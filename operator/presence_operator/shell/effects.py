@@ -126,7 +126,10 @@ class Effects:
         )
         if answer.status == 200:
             self._recovered()
-            return Done(self._intake.parse(type(target), answer.body()))
+            fact = self._intake.parse(type(target), answer.body())
+            if fact is not None:
+                self._intake.written(fact)
+            return Done(fact)
         return await self._failed(action, target, answer)
 
     async def _delete(self, action: DeleteObject) -> Outcome:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import ssl
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from presence_operator.shell.connection import UnavailableError, local_time
 from presence_operator.shell.effects import PAGE, backoff
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 
     from presence_operator.shell.connection import Connection
     from presence_operator.shell.intake import Intake
@@ -78,7 +79,8 @@ class _NoProgress(kopf.ProgressStorage):
 class _Session:
     """The HTTP session that kopf uses: our credentials, and word of every list that it begins anew."""
 
-    def __init__(self, connection: Connection, listed: Callable[[str], None]) -> None:
+    def __init__(self, connection: Connection, listed: Callable[[str], None], is_echo: Callable[[str], bool]) -> None:
+        self._is_echo = is_echo
         configuration = connection.configuration
         tls = ssl.create_default_context(cafile=configuration.ssl_ca_cert, cadata=configuration.ca_cert_data)
         if configuration.cert_file:
@@ -121,9 +123,44 @@ class _Session:
             plural = parts.path.rpartition("/")[2]
             if plural in (kinds.CLAIM_PLURAL, kinds.SESSION_PLURAL) and not {"watch", "continue"} & query.keys():
                 self._listed(parts.path)
+            elif "watch" in query:
+                response.content = _WithoutEchoes(response.content, self._is_echo)  # type: ignore[assignment]
         elif response.status == 401:
             await self._connection.reload()
         return response
+
+
+#: Where the API server writes it: between the name and the uid. Inside of texts the quotes would be escaped.
+_VERSION = re.compile(rb'"resourceVersion":"([0-9]+)","uid":"')
+
+
+class _WithoutEchoes:
+    """The lines of a watch without those that only tell what the operator has just written itself.
+
+    kopf spends more on an event than the whole rest of the operator, and the Board knows these already.
+    """
+
+    def __init__(self, stream: aiohttp.StreamReader, is_echo: Callable[[str], bool]) -> None:
+        self._stream = stream
+        self._is_echo = is_echo
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    async def iter_chunked(self, size: int) -> AsyncIterator[bytes]:
+        rest = b""
+        async for chunk in self._stream.iter_chunked(size):
+            lines = (rest + chunk).split(b"\n")
+            rest = lines.pop()
+            kept = [line for line in lines if not self._echo(line)]
+            if kept:
+                yield b"\n".join(kept) + b"\n"
+        if rest:
+            yield rest
+
+    def _echo(self, line: bytes) -> bool:
+        found = _VERSION.search(line)
+        return found is not None and self._is_echo(found[1].decode()) and not line.startswith(b'{"type":"DELETED"')
 
 
 class Watches:
@@ -218,7 +255,7 @@ class Watches:
         async def login(**_: Any) -> Any:
             return kopf.AiohttpSession(
                 server=self._connection.configuration.host,
-                aiohttp_session=_Session(self._connection, self._listed),  # type: ignore[arg-type]
+                aiohttp_session=_Session(self._connection, self._listed, intake.is_echo),  # type: ignore[arg-type]
             )
 
         @kopf.on.event(kinds.GROUP, kinds.VERSION, kinds.CLAIM_PLURAL, registry=registry)

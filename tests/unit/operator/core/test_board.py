@@ -426,3 +426,26 @@ def test_a_claim_that_takes_the_name_of_an_ended_one_is_a_new_claim(world: World
     status = operator.status("claim")
     assert (status["phase"], seconds(status["grantedAt"])) == (kinds.ACTIVE, START + 60)
     assert "endedAt" not in status
+
+
+def test_a_session_that_was_begun_anew_does_not_lose_its_claims_to_the_completed_one(
+    world: World, operator: Operator
+) -> None:
+    begin(world, ttl="15m")
+    world.change_spec(Session, "ann", state=kinds.COMPLETED)
+    operator.settle_down()
+    world.delete(Session, "ann")
+    begin(world, ttl="15m")
+    claim(world, "claim", ttl="15m")
+    # The two kinds are watched apart: the claim may be told of before the sessions are.
+    world.watch.sort(key=lambda event: event[0] is Session)
+    operator.hear(1)
+    sessions, world.watch[:] = world.watch[:], []
+    for _ in range(3):
+        operator.decide()
+        while operator.flying:
+            operator.act()
+        world.now += 1
+    world.watch[:] = sessions
+    operator.settle_down()
+    assert operator.status("claim")["phase"] == kinds.ACTIVE

@@ -22,7 +22,7 @@ class Stream:
         self.chunks = chunks
         self.total_bytes = sum(map(len, chunks))
 
-    async def iter_chunked(self, size: int) -> AsyncIterator[bytes]:
+    async def iter_chunked(self, _size: int) -> AsyncIterator[bytes]:
         for chunk in self.chunks:
             yield chunk
 

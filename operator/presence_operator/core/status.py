@@ -64,7 +64,8 @@ def ended_claim(
     return ClaimStatus(
         phase=phase,
         granted_at=claim.created if old.granted_at is None else old.granted_at,
-        expires_at=ended_at if old.expires_at is None else old.expires_at,
+        # A promise of a time to come would be misread where only this column is shown.
+        expires_at=ended_at if old.expires_at is None else min(old.expires_at, ended_at),
         ended_at=ended_at,
         conflicts_with=(),
         conditions=_claim_conditions(claim, "False", reason, message, (), mirror, now),

@@ -298,7 +298,7 @@ class Mirror:
 
     def _account(self, written: Written, lags: Iterable[float] = ()) -> None:
         self._metrics.mirror_written(written.rows, lags)
-        self._count_history(written.events | ({"sessions changed": written.sessions} if written.sessions else {}))
+        self._count_history(written.events | ({"session updates": written.sessions} if written.sessions else {}))
 
     def _recheck_foreign(self) -> None:
         """A row of somebody else goes without a word to us; then the place is free for our claim."""

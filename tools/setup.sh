@@ -36,18 +36,30 @@ for name in ("constraints.txt", "tools/setup.sh", "cli/presence/__init__.py"):
     text += pathlib.Path(name).read_text()
 print(hashlib.sha256(text.encode()).hexdigest())')
 # The path is part of the environment (scripts name it), so a moved clone makes a new one.
-wanted="$wanted $PWD"
-if [ "$(cat "$venv/.made-of" 2>/dev/null || true)" = "$wanted" ]; then exit 0; fi
+wanted=$(printf '%s %s' "$wanted" "$PWD" | sha256sum | cut -c1-12)
+made=.cache/venv-$wanted
+current() { [ -f "$made/.complete" ] && [ "$(readlink "$venv" 2>/dev/null || true)" = "venv-$wanted" ]; }
+if current; then exit 0; fi
 
-echo "setup: making $venv with $("$python" --version) (about a minute the first time)"
+# One at a time. The new environment is made beside the old one, which others may be using.
 mkdir -p .cache
-if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
-    echo "setup: installing python3-venv with apt-get"
-    as_root apt-get update -q
-    as_root apt-get install -y -q --no-install-recommends python3-venv
+exec 9>.cache/setup.lock
+flock 9
+if current; then exit 0; fi
+if [ ! -f "$made/.complete" ]; then
+    echo "setup: making .cache/venv with $("$python" --version) (about a minute the first time)"
+    if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+        package=$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
+        echo "setup: installing $package with apt-get"
+        as_root apt-get update -q
+        as_root apt-get install -y -q --no-install-recommends "$package"
+    fi
+    "$python" -m venv --clear "$made"
+    "$made/bin/pip" install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[operator,test]'
+    touch "$made/.complete"
+    echo "setup: done"
 fi
-rm -f "$venv/.made-of"
-"$python" -m venv --clear "$venv"
-"$venv/bin/pip" install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[operator,test]'
-echo "$wanted" > "$venv/.made-of"
-echo "setup: done"
+if [ -d "$venv" ] && [ ! -L "$venv" ]; then rm -rf "$venv"; fi
+ln -sfn "venv-$wanted" "$venv"
+# The one before may still be in use; older ones are not.
+ls -dt .cache/venv-*/ 2>/dev/null | tail -n +4 | xargs -r rm -rf

@@ -304,21 +304,33 @@ class Board:
         body = {**change, "metadata": metadata}
         return self._changed(self._ask("PATCH", path, {"fieldManager": manager}, body, MERGE_PATCH))
 
-    def release(self, session: str, resource: str) -> Object | None:
-        """Let go of `resource`; None when `session` has no claim on it."""
+    def release(self, session: str, resource: str) -> list[Object]:
+        """Let go of `resource`; the claims that were not released before, whatever their objects are called."""
         path = f"{self._paths[CLAIM_PLURAL]}/{claim_name(session, resource)}"
         # The tests make this safe against another claim of the same name without reading first.
         change = [
             {"op": "test", "path": "/spec/session", "value": session},
             {"op": "test", "path": "/spec/resource", "value": resource},
+            {"op": "test", "path": "/spec/released", "value": None},
             {"op": "add", "path": "/spec/released", "value": True},
         ]
         response = self._ask("PATCH", path, {"fieldManager": CLI_MANAGER}, change, JSON_PATCH)
-        if response.status == 404:
-            return None
+        released = []
+        version = None
         if response.status == 422:
             self.claim(session, resource)
-        return self._body(response)
+        elif response.status != 404:
+            released.append(self._body(response))
+            version = released[0]["metadata"]["resourceVersion"]
+        # Claims that were made by hand have names of their own.
+        for claim in self.claims(session=session, resource=resource, not_older_than=version):
+            if has_ended(claim):
+                continue
+            try:
+                released.append(self.patch_claim(claim, {"spec": {"released": True}}))
+            except GoneError:
+                continue
+        return released
 
     def delete(self, plural: str, item: Object) -> None:
         """Delete exactly this object; fine when it is gone already."""

@@ -240,6 +240,22 @@ def test_release_of_nothing_is_silent(a: Cli) -> None:
         assert (result.out, result.err) == ("", "")
 
 
+def test_release_finds_claims_that_were_made_by_hand(a: Cli, b: Cli, board: Board) -> None:
+    board.claim("node:n1", A, name="by-hand")
+    board.claim("node:n1", A, name="by-hand-too")
+    board.claim("node:n1", B, name="of-somebody-else")
+
+    a("release", "node:n1")
+    assert [row["session_id"] for row in b("list", "--json").json()] == [B]
+
+    # Also beside one that the command line made, and beside one that it released before.
+    a("claim", "node:n2", "--purpose", "x")
+    for name in ("second", "third"):
+        board.claim("node:n2", A, name=name)
+        a("release", "node:n2")
+        assert a("list", "--mine", "--json").json() == []
+
+
 def test_release_never_touches_the_claims_of_others(a: Cli, b: Cli) -> None:
     b("claim", "node:n1", "--purpose", "y")
     a("release", "node:n1")

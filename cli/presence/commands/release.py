@@ -46,7 +46,7 @@ def run(context: Context) -> int:
     if arguments.all_mine:
         released = [letgo for claim in board.claims(session=session) if (letgo := _let_go(board, claim))]
     else:
-        released = [letgo for label in labels if (letgo := board.release(session, label))]
+        released = [letgo for label in labels for letgo in board.release(session, label)]
     if arguments.json:
         write_json(claim_rows([(claim, None) for claim in released], session))
     return 0

@@ -148,6 +148,12 @@ class ForeignStage(Stage):
     """A context of the user's kubeconfig. What the demo installs is removed at the end."""
 
     def __init__(self, context: str, environment: Mapping[str, str]) -> None:
+        known = subprocess.run(
+            ["kubectl", "config", "get-contexts", "--output=name"],
+            capture_output=True, text=True, check=False, timeout=30,
+        ).stdout.split()  # fmt: skip
+        if context not in known:
+            raise SystemExit(f"demo: the kubeconfig has no context {context!r}; it has: {', '.join(known) or 'none'}")
         missing = [name for name in ("PRESENCE_DSN", "PRESENCE_IMAGE") if not environment.get(name)]
         if missing:
             raise SystemExit(
@@ -178,7 +184,23 @@ class ForeignStage(Stage):
         self._kubeconfig.touch(mode=0o600)
         self._kubeconfig.write_text(config.stdout)
         self._provider = terraform.environment(toolchain)
+        ours = (self.directory / "terraform" / "terraform.tfstate").exists()
+        if not ours and self._installed():
+            raise SystemExit(
+                f"demo: presence is installed on {self._context} already, and the demo removes what it installs: "
+                "take another cluster, or `make demo` for a local one"
+            )
         return self
+
+    def _installed(self) -> bool:
+        found = subprocess.run(
+            ["kubectl", "get", "crd,namespace", "--output=name"],
+            env={**os.environ, **self.environment()}, capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+        if found.returncode:
+            raise SystemExit(f"demo: {found.stderr.strip()}")
+        names = {line.rpartition("/")[2] for line in found.stdout.split()}
+        return bool(names & {"presenceclaims.presence.dev", "agentsessions.presence.dev", "presence"})
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

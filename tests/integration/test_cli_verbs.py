@@ -256,6 +256,16 @@ def test_release_finds_claims_that_were_made_by_hand(a: Cli, b: Cli, board: Boar
         assert a("list", "--mine", "--json").json() == []
 
 
+def test_release_in_json_lists_only_what_this_call_released(a: Cli) -> None:
+    a("claim", "node:n1", "node:n2", "--purpose", "x")
+    a("claim", "node:short", "--purpose", "x", "--ttl", "5")
+
+    assert [row["resource_label"] for row in a("release", "node:n1", "--json").json()] == ["node:n1"]
+    assert [row["resource_label"] for row in a("release", "node:n1", "node:n2", "--json").json()] == ["node:n2"]
+    eventually(lambda: "node:short" not in a("list", "--mine").out, "node:short to run out", every=0.5)
+    assert a("release", "node:n1", "node:short", "--json").json() == []
+
+
 def test_release_never_touches_the_claims_of_others(a: Cli, b: Cli) -> None:
     b("claim", "node:n1", "--purpose", "y")
     a("release", "node:n1")

@@ -48,7 +48,9 @@ def run(context: Context) -> int:
     else:
         released = [letgo for label in labels for letgo in board.release(session, label)]
     if arguments.json:
-        write_json(claim_rows([(claim, None) for claim in released], session))
+        # As they stood before: what had run out was not ended by this call.
+        before = [{**claim, "spec": {**claim["spec"], "released": False}} for claim in released]
+        write_json(claim_rows(board.live(before, exact=True), session))
     return 0
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -171,7 +173,7 @@ class ForeignStage(Stage):
     def __enter__(self) -> Self:
         toolchain = Toolchain()
         self.terraform = str(toolchain.terraform())
-        self.directory = Path(".cache/demo").absolute()
+        self.directory = Path(".cache/demo").absolute() / re.sub(r"[^A-Za-z0-9_-]+", "-", self._context)
         self.directory.mkdir(parents=True, exist_ok=True)
         # A kubeconfig with this one context as the current one serves every tool alike.
         config = subprocess.run(
@@ -211,10 +213,12 @@ class ForeignStage(Stage):
         state = self.directory / "terraform"
         if (state / "terraform.tfstate").exists():
             print("\n== What the demo installed is removed", flush=True)
-            subprocess.run(
+            done = subprocess.run(
                 [self.terraform, f"-chdir={state}", "destroy", "-no-color", "-auto-approve"],
                 env={**os.environ, **self.environment()}, stdin=subprocess.DEVNULL, check=False, timeout=600,
             )  # fmt: skip
+            if done.returncode == 0:
+                shutil.rmtree(state)
         self._kubeconfig.unlink(missing_ok=True)
 
     def environment(self) -> dict[str, str]:

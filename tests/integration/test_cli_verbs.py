@@ -221,6 +221,33 @@ def test_a_heartbeat_without_a_session_makes_one(a: Cli, board: Board) -> None:
     assert board.get_session(A)["spec"]["sessionId"] == A
 
 
+def test_a_session_made_by_hand_is_used_not_doubled(a: Cli, board: Board) -> None:
+    path = f"/apis/presence.dev/v1alpha1/namespaces/{board.namespace}/agentsessions"
+    body = {
+        "apiVersion": "presence.dev/v1alpha1",
+        "kind": "AgentSession",
+        "metadata": {"name": "by-hand", "annotations": {"presence.dev/ttl": "20m"}},
+        "spec": {"sessionId": A, "kind": "Pipeline", "user": "ci"},
+    }
+    made = board.kube.request("POST", path, body)
+    board.claim("node:n1", A, name="by-hand", ttl="1h")
+    eventually(lambda: time.time() > parse_time(made["metadata"]["creationTimestamp"]) + 1, "a second later")
+
+    (before,) = a("list", "--mine", "--json").json()
+    a("heartbeat")
+    (after,) = a("list", "--mine", "--json").json()
+    assert parse_time(after["expires_at"]) > parse_time(before["expires_at"])
+
+    a("claim", "node:n2", "--purpose", "x", "--ttl", "2h")
+    a("claim", "node:n3", "--purpose", "x")
+    (session,) = board.sessions()
+    assert session["metadata"]["uid"] == made["metadata"]["uid"]
+    assert session["metadata"]["annotations"]["presence.dev/ttl"] == "2h"
+    assert session["spec"] == made["spec"]
+    claim = board.get(claim_name(A, "node:n2"))
+    assert [owner["uid"] for owner in claim["metadata"]["ownerReferences"]] == [made["metadata"]["uid"]]
+
+
 def test_release_lets_go_and_keeps_the_history(a: Cli, board: Board) -> None:
     a("claim", "node:n1", "node:n2", "--purpose", "x")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from presence.board import ATTEMPTS, GoneError, check_claim, holder_of, owner_of, session_over
+from presence.board import ATTEMPTS, CACHED, GoneError, check_claim, holder_of, owner_of, session_over
 from presence.commands.own import Own
 from presence.errors import HeldByAnotherError, ServerError, UsageError
 from presence.identity import find_identity
@@ -122,7 +122,10 @@ def place(
             mine.settle(cached=attempt == 0)
             # A session lives as long as the longest of its claims would.
             ttl = max(mine.longest(), parse_duration(wish.ttl) if wish.ttl else 0.0)
-            session = board.apply_session(identity, ttl)
+            by_hand = None
+            if not mine.in_usual_session():
+                by_hand = board.session_by_hand(identity.session, not_older_than=CACHED)
+            session = board.apply_session(identity, ttl) if by_hand is None else board.beat(identity, by_hand, ttl)
             if session_over(session):
                 session = board.replace_session(session, identity, ttl)
                 mine.reload()

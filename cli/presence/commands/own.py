@@ -6,7 +6,7 @@ where no operator was there to write that down, the holder does it itself, befor
 
 from __future__ import annotations
 
-from presence.board import CACHED
+from presence.board import CACHED, session_name
 from presence.model.deadlines import claim_deadline, has_ended, last_sign_of_life, ttl_of
 from presence.model.kinds import LAPSED_ANNOTATION
 from presence.model.times import format_time, parse_time
@@ -78,6 +78,12 @@ class Own:
     def on(self, resource: str) -> Object | None:
         """The claim on this resource, ended or not."""
         return next((claim for claim in self.claims if claim["spec"]["resource"] == resource), None)
+
+    def in_usual_session(self) -> bool:
+        """True when a claim belongs to the AgentSession of the usual name: there is no need to look for another."""
+        name = session_name(self._session)
+        owners = [owner for claim in self.claims for owner in claim["metadata"].get("ownerReferences") or ()]
+        return any(owner.get("name") == name for owner in owners)
 
     def standing(self) -> list[Object]:
         """The claims that have not ended."""

@@ -449,3 +449,16 @@ def test_a_session_that_was_begun_anew_does_not_lose_its_claims_to_the_completed
     world.watch[:] = sessions
     operator.settle_down()
     assert operator.status("claim")["phase"] == kinds.ACTIVE
+
+
+def test_a_completed_session_takes_no_claim_of_a_newer_one_with_the_same_id(world: World, operator: Operator) -> None:
+    world.create(Session, "before", session_spec("ann"), "15m")
+    operator.settle_down()
+    begin(world, ttl="15m")
+    claim(world, "claim", ttl="15m")
+    world.change_spec(Session, "before", state=kinds.COMPLETED)
+    operator.settle_down()
+    assert operator.status("claim")["phase"] == kinds.ACTIVE
+    world.change_spec(Session, "ann", state=kinds.COMPLETED)
+    operator.settle_down()
+    assert operator.status("claim")["phase"] == kinds.RELEASED

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 
 from presence.model import kinds
@@ -462,3 +464,18 @@ def test_a_completed_session_takes_no_claim_of_a_newer_one_with_the_same_id(worl
     world.change_spec(Session, "ann", state=kinds.COMPLETED)
     operator.settle_down()
     assert operator.status("claim")["phase"] == kinds.RELEASED
+
+
+def test_what_a_backup_brings_back_is_seen_again(world: World, operator: Operator) -> None:
+    claim(world, "claim", ttl="15m")
+    begin(world, ttl="15m")
+    operator.settle_down()
+    backup = copy.deepcopy((world.objects, world.revision))
+    world.delete(Claim, "claim")
+    world.delete(Session, "ann")
+    operator.settle_down()
+    operator.resync()
+    world.objects, world.revision = backup
+    operator.resync()
+    claims, sessions = operator.board.snapshot()
+    assert [fact.name for fact in (*claims, *sessions)] == ["claim", "ann"]

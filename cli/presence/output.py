@@ -216,6 +216,11 @@ def write(text: str, stream: TextIO | None = None) -> None:
     target.write(text if text.endswith("\n") else text + "\n")
 
 
+def note(text: str) -> None:
+    """One line on standard error that changes nothing about the outcome."""
+    write(f"presence: {clean(text, 1000)}", sys.stderr)
+
+
 def write_json(value: Any) -> None:
     """Write one JSON value on one line, in ASCII: no text of others reaches a terminal raw."""
     import json

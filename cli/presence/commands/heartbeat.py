@@ -6,8 +6,9 @@ from presence.board import ATTEMPTS, GoneError, session_over
 from presence.commands.own import Own
 from presence.errors import ClaimLostError, ServerError
 from presence.identity import find_identity
+from presence.model.deadlines import last_sign_of_life
 from presence.model.kinds import COMPLETED
-from presence.output import write_json
+from presence.output import note, write_json
 from presence.view import claim_rows
 
 TYPE_CHECKING = False  # importing typing costs 3 ms
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = (
     "Keep all of your claims alive for their ttl from now on, with one write, however\n"
-    "many they are. A claim that has run out stays ended: claim it anew. Prints nothing;\n"
-    "with --json, the claims that live on."
+    "many they are. A claim that has run out stays ended: claim it anew. Prints\n"
+    "nothing, but names such claims on standard error; with --json, the claims that live on."
 )
 EXAMPLES = """examples:
   presence heartbeat
@@ -42,9 +43,12 @@ def run(context: Context) -> int:
     claims, session, lost = renew(board, identity)
     if context.arguments.json:
         write_json(claim_rows([(claim, session) for claim in claims], identity.session))
-    if context.arguments.strict and lost:
-        labels = ", ".join(sorted(claim["spec"]["resource"] for claim in lost))
-        raise ClaimLostError(f"these claims ran out before this heartbeat: {labels}; stop, and claim them anew")
+    if lost:
+        labels = ", ".join(sorted({claim["spec"]["resource"] for claim in lost}))
+        text = f"these claims ran out before this heartbeat: {labels}; stop, and claim them anew"
+        if context.arguments.strict:
+            raise ClaimLostError(text)
+        note(text)
     return 0
 
 
@@ -57,11 +61,14 @@ def renew(board: Board, identity: Identity) -> tuple[list[Object], Object | None
         ServerError: others got in the way again and again.
     """
     lost: list[Object] = []
+    since = None
     for attempt in range(ATTEMPTS):
         mine = Own(board, identity.session)
         try:
             mine.settle(cached=attempt == 0)
             session = board.session(identity.session)
+            if since is None and session is not None:
+                since = last_sign_of_life(session)
             if session is not None and session["spec"].get("state") == COMPLETED:
                 return [], session, lost + mine.lost
             if session is not None and session_over(session):
@@ -70,7 +77,7 @@ def renew(board: Board, identity: Identity) -> tuple[list[Object], Object | None
             else:
                 session = board.beat(identity, session)
             mine.settle_late(session)
-            return mine.standing(), session, lost + mine.lost
+            return mine.standing(), session, lost + mine.lost + mine.expired_since(since)
         except GoneError:
             lost += mine.lost
     raise ServerError(f"others changed the claims of session {identity.session} again and again; try again")

@@ -217,8 +217,12 @@ def test_a_session_lives_as_long_as_its_longest_claim(a: Cli, board: Board) -> N
 
 
 def test_a_heartbeat_without_a_session_makes_one(a: Cli, board: Board) -> None:
-    a("heartbeat")
+    assert a("heartbeat").err == ""
     assert board.get_session(A)["spec"]["sessionId"] == A
+
+    typo = a("--strict", "heartbeat", "--session", "typo")
+    assert typo.err == "presence: session typo was not known; it has begun now\n"
+    assert a("--strict", "heartbeat", "--session", "typo").err == ""
 
 
 def test_a_session_made_by_hand_is_used_not_doubled(a: Cli, board: Board) -> None:

@@ -8,7 +8,7 @@ from presence.errors import ClaimLostError, ServerError
 from presence.identity import find_identity
 from presence.model.deadlines import last_sign_of_life
 from presence.model.kinds import COMPLETED
-from presence.output import note, write_json
+from presence.output import clean, note, write_json
 from presence.view import claim_rows
 
 TYPE_CHECKING = False  # importing typing costs 3 ms
@@ -40,9 +40,11 @@ def run(context: Context) -> int:
     """Send one heartbeat."""
     identity = find_identity(context.env, session=context.arguments.session)
     board = context.board()
-    claims, session, lost = renew(board, identity)
+    claims, session, lost, begun = renew(board, identity)
     if context.arguments.json:
         write_json(claim_rows([(claim, session) for claim in claims], identity.session))
+    if begun and context.arguments.strict:
+        note(f"session {clean(identity.session)} was not known; it has begun now")
     if lost:
         labels = ", ".join(sorted({claim["spec"]["resource"] for claim in lost}))
         text = f"these claims ran out before this heartbeat: {labels}; stop, and claim them anew"
@@ -52,10 +54,11 @@ def run(context: Context) -> int:
     return 0
 
 
-def renew(board: Board, identity: Identity) -> tuple[list[Object], Object | None, list[Object]]:
+def renew(board: Board, identity: Identity) -> tuple[list[Object], Object | None, list[Object], bool]:
     """Show a sign of life.
 
-    Returns the claims that live on, the session, and the claims that were found to have run out.
+    Returns the claims that live on, the session, the claims that were found to have run out, and whether the session
+    was not known before.
 
     Raises:
         ServerError: others got in the way again and again.
@@ -70,14 +73,14 @@ def renew(board: Board, identity: Identity) -> tuple[list[Object], Object | None
             if since is None and session is not None:
                 since = last_sign_of_life(session)
             if session is not None and session["spec"].get("state") == COMPLETED:
-                return [], session, lost + mine.lost
+                return [], session, lost + mine.lost, False
             if session is not None and session_over(session):
                 session = board.replace_session(session, identity, mine.longest())
                 mine.reload()
             else:
                 session = board.beat(identity, session)
             mine.settle_late(session)
-            return mine.standing(), session, lost + mine.lost + mine.expired_since(since)
+            return mine.standing(), session, lost + mine.lost + mine.expired_since(since), since is None
         except GoneError:
             lost += mine.lost
     raise ServerError(f"others changed the claims of session {identity.session} again and again; try again")

@@ -457,6 +457,16 @@ def test_purposes_of_others_cannot_drive_the_terminal(a: Cli, board: Board) -> N
     assert len(shown[1]) < 400
 
 
+@pytest.mark.parametrize(("ttl", "bounded"), [("100d", "1d"), ("1s", "5s"), ("24h", None), ("5s", None)])
+def test_a_ttl_out_of_bounds_is_not_bounded_in_silence(a: Cli, ttl: str, bounded: str | None) -> None:
+    claimed = a("claim", "node:n1", "node:n2", "--purpose", "x", "--ttl", ttl)
+    if bounded is None:
+        assert claimed.err == ""
+    else:
+        assert f"presence: the ttl of node:n1, node:n2 is bounded: {bounded} instead of {ttl}" in claimed.err
+        assert claimed.err.count("\n") == 1
+
+
 def test_the_api_servers_objection_is_shown(a: Cli) -> None:
     # Passes the command line's own checks, but the schema knows better.
     refused = a("claim", "node:n1", "--purpose", "x", "--url", "https://x:y:z", code=2)

@@ -7,10 +7,10 @@ from presence.commands.own import Own
 from presence.errors import HeldByAnotherError, ServerError, UsageError
 from presence.identity import find_identity
 from presence.model.deadlines import has_ended, is_live
-from presence.model.durations import DurationError, format_duration, parse_duration
-from presence.model.kinds import AGENT, CLAIM_PLURAL, HUMAN, PIPELINE, PURPOSE_MAX, TTL_ANNOTATION
+from presence.model.durations import DurationError, clamp, format_duration, parse_duration
+from presence.model.kinds import AGENT, CLAIM_PLURAL, HUMAN, MAX_TTL, MIN_TTL, PIPELINE, PURPOSE_MAX, TTL_ANNOTATION
 from presence.model.labels import LabelError, check_label
-from presence.output import Paint, clean, fold, quoted, wants_colour, write, write_json
+from presence.output import Paint, clean, fold, note, quoted, wants_colour, write, write_json
 from presence.view import claim_row, claim_rows
 
 TYPE_CHECKING = False  # importing typing costs 3 ms
@@ -100,6 +100,7 @@ def run(context: Context) -> int:
         for claim in fresh:
             context.board().release(identity.session, claim["spec"]["resource"])
         raise HeldByAnotherError(_held(outcomes))
+    warn_of_bounds(labels, ttl)
     report(context, outcomes)
     return 0
 
@@ -237,6 +238,16 @@ def check_ttl(text: str | None) -> str | None:
         return format_duration(parse_duration(text))
     except DurationError as error:
         raise UsageError(f"--ttl: {error}") from None
+
+
+def warn_of_bounds(labels: list[str], ttl: str | None) -> None:
+    """Say so when the board does not take this ttl as it is. An operator may be configured with other bounds."""
+    if ttl is None:
+        return
+    bounded = format_duration(clamp(parse_duration(ttl), MIN_TTL, MAX_TTL))
+    if bounded != ttl:
+        what = ", ".join(labels)
+        note(f"the ttl of {what} is bounded: {bounded} instead of {ttl}, unless the operator is configured otherwise")
 
 
 def report(context: Context, outcomes: list[tuple[dict[str, Any], list[dict[str, Any]]]]) -> None:

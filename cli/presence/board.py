@@ -83,6 +83,10 @@ class Board:
         base = f"/apis/{API_VERSION}/namespaces/{quote(namespace)}"
         self._paths = {CLAIM_PLURAL: f"{base}/{CLAIM_PLURAL}", SESSION_PLURAL: f"{base}/{SESSION_PLURAL}"}
 
+    def close(self) -> None:
+        """End the connection; the next request makes a new one."""
+        self._connection.close()
+
     # Reading
 
     def claims(

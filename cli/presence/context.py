@@ -59,6 +59,11 @@ class Context:
             self._board = Board(connection, self.namespace)
         return self._board
 
+    def close(self) -> None:
+        """End the connection to the board, if there is one."""
+        if self._board is not None:
+            self._board.close()
+
 
 def _limit(arguments: argparse.Namespace, env: Mapping[str, str]) -> float:
     if getattr(arguments, "timeout", None) is not None:

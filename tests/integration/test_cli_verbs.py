@@ -571,6 +571,37 @@ def test_the_reader_may_stop_reading(a: Cli, board: Board) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize("verb", ["list", "list --json", "release node:none", "--version"])
+def test_standard_output_may_be_closed(a: Cli, verb: str) -> None:
+    done = shell(a, f"{verb} >&-")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert shell(a, f"{verb} 2>&-").returncode == 0
+
+
+@pytest.mark.parametrize("number", [1, 100])
+def test_a_full_disk_is_an_error_in_one_line(a: Cli, board: Board, number: int) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda at: board.claim(f"infra:x{at}", "mass", purpose="y" * 900), range(number)))
+    done = shell(a, "list --json >/dev/full")
+    assert done.returncode == 1
+    assert done.stderr == "presence: cannot write the output: No space left on device\n"
+
+
+def test_nothing_is_left_open(a: Cli) -> None:
+    watchful: dict[str, str | None] = {"PYTHONDEVMODE": "1"}
+    assert a("claim", "node:n1", "--purpose", "x", env=watchful).err == ""
+    assert a("list", env=watchful).err == ""
+    assert a("claim", "node:n1", "--purpose", "x", "--url", "https://x:y:z", env=watchful, code=2).err.count("\n") == 1
+
+
+def shell(cli: Cli, arguments: str) -> subprocess.CompletedProcess[str]:
+    """A call whose arguments may redirect."""
+    command = f"{' '.join(cli.command())} {arguments}"
+    return subprocess.run(
+        ["sh", "-c", command], env=cli.environment(), capture_output=True, text=True, timeout=20, check=False
+    )
+
+
 def test_kubectl_runs_it_as_a_plugin(a: Cli, cluster: Cluster, tmp_path: Path) -> None:
     plugin = tmp_path / "kubectl-presence"
     plugin.write_text(

@@ -537,14 +537,14 @@ class Board:
             return
         self._verify_failures.pop(namespace, None)
         self._verify_at.pop(namespace, None)
-        found = {fact.name for fact in outcome.found}
+        there = outcome.unparsable | {fact.name for fact in outcome.found}
         for fact in outcome.found:
             self.put(fact)
         for holder in holders:
             if holder is None:
                 continue
             for entry in list(holder.sessions):
-                if entry.fact.uid in action.uids and entry.fact.name not in found:
+                if entry.fact.uid in action.uids and entry.fact.name not in there:
                     self._remove(entry)
             holder.verified = max(holder.verified, outcome.since)
             waiting = list(holder.waiting)

@@ -148,6 +148,15 @@ class Effects:
         # What the server says after this moment includes every heartbeat before it.
         since = self._connection.server_now()
         found: list[Session] = []
+        unparsable: set[str] = set()
+
+        def take(name: str, body: dict[str, Any]) -> None:
+            fact = self._intake.parse(Session, body)
+            if isinstance(fact, Session):
+                found.append(fact)
+            else:
+                unparsable.add(name)
+
         if len(action.names) > 4 and len(action.names) * _LIST_BARGAIN > action.sessions_there:
             wanted = set(action.names)
             path: str | None = f"{list_path(Session, action.namespace)}?limit={PAGE}"
@@ -156,8 +165,9 @@ class Effects:
                 if answer.status != 200:
                     return self._unread(action, answer)
                 page = answer.body()
-                bodies = [item for item in page["items"] if item["metadata"]["name"] in wanted]
-                found += [fact for item in bodies if isinstance(fact := self._intake.parse(Session, item), Session)]
+                for item in page["items"]:
+                    if (name := item["metadata"]["name"]) in wanted:
+                        take(name, item)
                 token = page["metadata"].get("continue")
                 path = f"{list_path(Session, action.namespace)}?limit={PAGE}&continue={token}" if token else None
         else:
@@ -168,16 +178,15 @@ class Effects:
                     path = f"{list_path(Session, action.namespace)}/{name}"
                     return await self._connection.request("get", kinds.SESSION_KIND, "GET", path)
 
-            for answer in await asyncio.gather(*map(read, action.names)):
+            answers = await asyncio.gather(*map(read, action.names))
+            for name, answer in zip(action.names, answers, strict=True):
                 if answer.status == 200:
-                    fact = self._intake.parse(Session, answer.body())
-                    if isinstance(fact, Session):
-                        found.append(fact)
+                    take(name, answer.body())
                 elif not _is_gone(answer):
                     return self._unread(action, answer)
         self._recovered()
         # Should the clock have been corrected meanwhile, the earlier of the two readings is the safe one.
-        return Verified(min(since, self._connection.server_now()), tuple(found))
+        return Verified(min(since, self._connection.server_now()), tuple(found), frozenset(unparsable))
 
     def _unread(self, action: VerifySessions, answer: Answer) -> Outcome:
         self._metrics.action_retried(kinds.SESSION_KIND, outcome_of_status(answer.status))

@@ -8,7 +8,7 @@ import pytest
 
 from presence.model import kinds
 from presence.model.times import format_time
-from presence_operator.core.actions import Failed, VerifySessions, WriteClaimStatus, WriteSessionStatus
+from presence_operator.core.actions import Failed, Verified, VerifySessions, WriteClaimStatus, WriteSessionStatus
 from presence_operator.core.board import Listing
 from presence_operator.core.decide import Policy
 from presence_operator.core.facts import Claim, Session
@@ -478,4 +478,16 @@ def test_what_a_backup_brings_back_is_seen_again(world: World, operator: Operato
     world.objects, world.revision = backup
     operator.resync()
     claims, sessions = operator.board.snapshot()
-    assert [fact.name for fact in (*claims, *sessions)] == ["claim", "ann"]
+    assert ([fact.name for fact in claims], [fact.name for fact in sessions]) == (["claim"], ["ann"])
+
+
+def test_a_session_that_is_there_but_not_understood_is_not_taken_for_gone(world: World, operator: Operator) -> None:
+    begin(world)
+    claim(world, "claim")
+    operator.settle_down()
+    world.now = START + 60
+    operator.decide()
+    verification = next(action for action in operator.flying if isinstance(action, VerifySessions))
+    operator.board.settle(verification, Verified(operator.now, (), frozenset({"ann"})), operator.now)
+    _, sessions = operator.board.snapshot()
+    assert [fact.name for fact in sessions] == ["ann"]

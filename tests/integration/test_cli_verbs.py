@@ -59,7 +59,7 @@ def test_two_shells_see_each_other(a: Cli, b: Cli) -> None:
     assert B not in listed
 
     a("release", "--all-mine")
-    assert a("list", "--all").out == "presence: no active claims\n"
+    assert a("list", "--all").out == f"presence: no active claims on board {a.env['PRESENCE_NAMESPACE']}\n"
 
 
 def test_a_claim_is_one_object_with_the_holder_and_the_session(a: Cli, board: Board) -> None:
@@ -491,6 +491,9 @@ def test_the_api_servers_objection_is_shown(a: Cli) -> None:
         (["list", "--mine", "--all"], "not allowed with"),
         (["list", "--mine", "--session", "somebody"], "leave one out"),
         (["list", "-n", "No/Namespace"], "lower-case letters"),
+        (["list", "--resource", "bad"], "write <type>:<name>, for example service:bad"),
+        (["list", "--type", "Foo"], "a lower-case word such as node"),
+        (["list", "--type", ""], "a lower-case word such as node"),
         (["frobnicate"], "claim, heartbeat, release"),
         ([], "see presence --help"),
         (["peek"], "LABEL"),

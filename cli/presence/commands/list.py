@@ -6,6 +6,7 @@ import sys
 
 from presence.errors import UsageError
 from presence.identity import check_session, find_session
+from presence.model.kinds import DEFAULT_BOARD
 from presence.model.times import parse_time
 from presence.output import Column, Paint, age, clean, quoted, room, table, wants_colour, write, write_json
 from presence.view import claim_phase, claim_rows
@@ -52,10 +53,14 @@ def run(context: Context) -> int:
     if arguments.mine and wanted not in (None, me):
         raise UsageError("--mine and --session name different sessions; leave one out")
     wanted = me if arguments.mine else wanted
+    if arguments.resource is not None:
+        from presence.commands.claim import check_labels  # only where it is needed: a bare list is to be quick
+
+        check_labels([arguments.resource])
+    prefix = check_type(arguments.type) + ":" if arguments.type is not None else ""
     board = context.board()
     claims = board.claims(session=wanted, resource=arguments.resource, ended=arguments.ended)
-    if arguments.type:
-        prefix = arguments.type.removesuffix(":") + ":"
+    if prefix:
         claims = [claim for claim in claims if claim["spec"]["resource"].startswith(prefix)]
     now = board.now
     found = board.live(claims, exact=wanted is not None)
@@ -73,10 +78,29 @@ def run(context: Context) -> int:
     if arguments.json:
         write_json(rows)
     elif not rows:
-        write("presence: no claims" if arguments.ended else "presence: no active claims")
+        where = "" if board.namespace == DEFAULT_BOARD else f" on board {board.namespace}"
+        write(("presence: no claims" if arguments.ended else "presence: no active claims") + where)
     else:
         write("\n".join(_lines(context, rows, now, phases)))
     return 0
+
+
+def check_type(text: str) -> str:
+    """The type of resource, without the colon that may follow it.
+
+    Raises:
+        UsageError: it is none.
+    """
+    import re
+
+    kind = text.removesuffix(":")
+    if not re.fullmatch("[a-z][a-z0-9-]{0,30}", kind):
+        from presence.model.labels import KNOWN_TYPES
+
+        raise UsageError(
+            f"{text[:80]!r} is no type of resource: write a lower-case word such as {', '.join(KNOWN_TYPES)}"
+        )
+    return kind
 
 
 def _lines(context: Context, rows: list[Row], now: float, phases: dict[tuple[str, str], str]) -> list[str]:

@@ -116,6 +116,7 @@ class _Operator:
             settings.namespaces,
             lambda: self._resync.want("the watches began anew"),
             take_signals,
+            health.set_watched,
         )
 
     async def run(self, stop: asyncio.Event) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import ssl
 import time
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -97,6 +98,15 @@ async def load_configuration(settings: Settings) -> Configuration:
     return configuration
 
 
+def is_tls_error(error: BaseException | None) -> bool:
+    """Whether TLS is why: the server's certificate is not trusted (any more), or the server refused ours."""
+    while error is not None:
+        if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
+            return True
+        error = error.__cause__
+    return False
+
+
 class Connection:
     """One client of the API server, shared by all parts. `client` stays the same object when credentials change."""
 
@@ -127,6 +137,24 @@ class Connection:
         """Close all connections."""
         await self.client.close()  # type: ignore[no-untyped-call]
 
+    @property
+    def tls(self) -> ssl.SSLContext:
+        """Whom to trust and what to show, as the credentials in use say."""
+        context: ssl.SSLContext = self.client.rest_client.ssl_context
+        return context
+
+    async def token(self) -> str | None:
+        """The bearer token to send now, with its scheme; None without one.
+
+        Raises:
+            UnavailableError: it cannot be read, say because its file is being replaced.
+        """
+        try:
+            token: str | None = await self.configuration.get_api_key_with_prefix("BearerToken")
+        except Exception as error:
+            raise UnavailableError("unreachable", f"no credentials: {str(error) or type(error).__name__}") from error
+        return token
+
     def server_now(self) -> float:
         """The earliest that the server's time can be, in seconds since the epoch."""
         return self.clock.now(local_time())
@@ -149,13 +177,13 @@ class Connection:
         """
         configuration = self.configuration
         headers = {"Accept": "application/json", "Content-Type": content_type, "User-Agent": USER_AGENT}
-        token = await configuration.get_api_key_with_prefix("BearerToken")
-        if token:
-            headers["authorization"] = token
         limit = self._timeout if timeout is None else aiohttp.ClientTimeout(total=timeout)
         sent = local_time()
         outcome = "unreachable"
         try:
+            token = await self.token()
+            if token:
+                headers["authorization"] = token
             answer = await self.client.rest_client.request(  # type: ignore[no-untyped-call]
                 method, configuration.host + path, headers=headers, body=body, _request_timeout=limit
             )
@@ -166,6 +194,8 @@ class Connection:
             outcome = "timeout"
             raise UnavailableError(outcome, f"no answer within {limit.total:.0f} s") from None
         except (aiohttp.ClientError, OSError) as error:
+            if is_tls_error(error):
+                await self.reload()
             raise UnavailableError(outcome, str(error) or type(error).__name__) from error
         finally:
             self._metrics.api_request(verb, kind, outcome, local_time() - sent)
@@ -191,12 +221,13 @@ class Connection:
             self._reloaded_at = local_time()
             try:
                 fresh = await load_configuration(self._settings)
+                renewed = RESTClientObject(fresh)
             except Exception as error:  # noqa: BLE001 - plugins fail in every way there is
                 _log.warning("credentials not renewed", extra=fields(error=str(error)))
                 return
             old = self.client.rest_client
             self.client.configuration = fresh
-            self.client.rest_client = RESTClientObject(fresh)
+            self.client.rest_client = renewed
             _log.info("credentials renewed")
             await old.close()
 

@@ -127,7 +127,14 @@ class _Operator:
             self._start(self._recorder.run(), "events", stop),
             self._start(keep_time(self._connection), "clock", stop),
         ]
-        self._elector = make_elector(self._connection.client, self._settings, self._health, self._lead, self._follow)
+        self._elector = make_elector(
+            self._connection.client,
+            self._settings,
+            self._health,
+            self._lead,
+            self._follow,
+            self._connection.reload,
+        )
         async with self._elector:
             await stop.wait()
             _log.info("shutting down")

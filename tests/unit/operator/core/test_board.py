@@ -491,3 +491,26 @@ def test_a_session_that_is_there_but_not_understood_is_not_taken_for_gone(world:
     operator.board.settle(verification, Verified(operator.now, (), frozenset({"ann"})), operator.now)
     _, sessions = operator.board.snapshot()
     assert [fact.name for fact in sessions] == ["ann"]
+
+
+def test_a_crowd_that_loses_its_oldest_delays_neither_grants_nor_ends(world: World, operator: Operator) -> None:
+    for number in range(40):
+        claim(world, f"claim-{number:02}", session=f"s-{number:02}", ttl="15m")
+    claim(world, "silent", resource="db:main")
+    operator.settle_down()
+    world.change_spec(Claim, "claim-00", released=True)
+    operator.live_until(world.now + 0.5)
+    world.now = START + 61
+    claim(world, "new", resource="node:one")
+    operator.hear()
+    actions = operator.board.decide(operator.now, 5)
+    grant, verification = actions[0], actions[-1]
+    assert isinstance(grant, WriteClaimStatus)
+    assert grant.claim.name == "new"
+    assert isinstance(verification, VerifySessions)
+    operator.board.settle(verification, world.perform(verification, operator.now), operator.now)
+    end, *rest = operator.board.decide(operator.now, 5)
+    assert isinstance(end, WriteClaimStatus)
+    assert end.claim.name == "silent"
+    assert all(isinstance(action, WriteClaimStatus) and action.claim.resource == "stack:vault" for action in rest)
+    assert len(rest) == 4

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from presence_operator.core.board import Board
 from presence_operator.core.clock import ServerClock
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 
 async def run(settings: Settings) -> int:
     """Look after the boards until SIGTERM or SIGINT; the exit code.
@@ -55,7 +57,9 @@ async def run(settings: Settings) -> int:
     take_signals()
     metrics = Metrics()
     health = Health(metrics, limit=settings.liveness_limit, identity=settings.identity)
-    configuration = await load_configuration(settings)
+    configuration = await _unless(stop, load_configuration(settings))
+    if configuration is None:
+        return 0
     connection = Connection(configuration, settings, metrics, ServerClock())
     try:
         async with HealthServer(health, metrics, listen=settings.listen, listen_file=settings.listen_file):
@@ -63,6 +67,18 @@ async def run(settings: Settings) -> int:
     finally:
         await connection.close()
     return 0
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """The result of `work`; None when `stop` came first, and `work` is cancelled."""
+    working, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+        return await working if working.done() else None
+    finally:
+        for task in (working, stopping):
+            task.cancel()
+        await asyncio.wait([working, stopping])
 
 
 class _Operator:

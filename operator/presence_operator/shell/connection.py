@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -37,6 +38,8 @@ USER_AGENT = f"presence-operator/{__version__}"
 _DEFAULT_KUBECONFIG = "~/.kube/config"
 #: Seconds between two attempts to get new credentials after the server refused the old ones.
 _RELOAD_PAUSE = 5.0
+#: Seconds that a kubeconfig's exec plugin may take.
+LOAD_TIMEOUT = 15.0
 
 
 class UnavailableError(Exception):
@@ -76,18 +79,17 @@ def local_time() -> float:
 
 
 async def load_configuration(settings: Settings) -> Configuration:
-    """Address and credentials: the kubeconfig that is named, else the Pod's service account, else ~/.kube/config."""
+    """Address and credentials: the kubeconfig that is named, else the Pod's service account, else ~/.kube/config.
+
+    Raises:
+        Exception: of many kinds, because plugins may take part; a ConfigException when one did not end in time.
+    """
     configuration = Configuration()
     named = settings.kubeconfig or os.environ.get("KUBECONFIG")
     if named is None and settings.context is None and os.environ.get("KUBERNETES_SERVICE_HOST"):
         kube_config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     else:
-        await kube_config.load_kube_config(  # type: ignore[no-untyped-call]
-            config_file=str(named or _DEFAULT_KUBECONFIG),
-            context=settings.context,
-            client_configuration=configuration,
-            persist_config=False,
-        )
+        await _load_kubeconfig(str(named or _DEFAULT_KUBECONFIG), settings.context, configuration)
     # One connection for each worker, and some for reads and the election; queueing is done by the workers.
     configuration.connection_pool_maxsize = settings.workers + 8
     configuration.retries = None
@@ -96,6 +98,44 @@ async def load_configuration(settings: Settings) -> Configuration:
     if not configuration.proxy:
         configuration.proxy = _proxy_of(configuration.host)
     return configuration
+
+
+async def _load_kubeconfig(file: str, context: str | None, configuration: Configuration) -> None:
+    loop = asyncio.get_running_loop()
+    start = loop.subprocess_exec
+    plugins: list[asyncio.SubprocessTransport] = []
+
+    async def started(*arguments: Any, **options: Any) -> Any:
+        transport, protocol = await start(*arguments, **options)
+        plugins.append(transport)
+        return transport, protocol
+
+    # The client leaves an exec plugin running when it is not waited for any more.
+    setattr(loop, "subprocess_exec", started)  # noqa: B010 - a plain assignment is none to mypy
+    try:
+        async with asyncio.timeout(LOAD_TIMEOUT):
+            await kube_config.load_kube_config(  # type: ignore[no-untyped-call]
+                config_file=file, context=context, client_configuration=configuration, persist_config=False
+            )
+    except TimeoutError:
+        raise kube_config.ConfigException(
+            f"the exec plugin of {file} did not answer within {LOAD_TIMEOUT:.0f} s: run it by hand to see what it "
+            "waits for"
+        ) from None
+    finally:
+        setattr(loop, "subprocess_exec", start)  # noqa: B010
+        for plugin in plugins:
+            await _end(plugin)
+
+
+async def _end(plugin: asyncio.SubprocessTransport) -> None:
+    if plugin.get_returncode() is None:
+        plugin.kill()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(1.0):
+            while plugin.get_returncode() is None:  # noqa: ASYNC110 - only the client that started it could wait
+                await asyncio.sleep(0.01)
+    plugin.close()
 
 
 def is_tls_error(error: BaseException | None) -> bool:

@@ -25,7 +25,7 @@ def connected(
 ) -> None:
     async def go() -> None:
         configuration = Configuration(host="http://127.0.0.1:1")
-        configuration.refresh_api_key_hook = hook
+        configuration.refresh_api_key_hook = hook  # type: ignore[assignment]
         connection = Connection(configuration, settings or Settings(), Metrics(), ServerClock())
         try:
             await use(connection)

@@ -526,6 +526,7 @@ def test_session_list(a: Cli, b: Cli, board: Board) -> None:
     assert rows[A]["is_me"] is True
     assert rows[A]["phase"] == "Active"
     assert rows[B]["model"] == "opus"
+    assert {session: row["active_claims"] for session, row in rows.items()} == {A: 1, B: 1, "paused": 0}
     assert rows["paused"]["phase"] == "Paused"
     assert ids("--phase", "Paused") == {"paused"}
     assert ids("--phase", "Paused", "--phase", "Active") == {"paused", A, B}

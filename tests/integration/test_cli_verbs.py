@@ -430,6 +430,22 @@ def test_strict_claims_are_all_or_nothing(a: Cli, b: Cli) -> None:
     b("claim", "node:n2", "--strict", "--purpose", "free")
 
 
+def test_a_refusal_says_of_each_resource_how_many_hold_it(a: Cli, b: Cli) -> None:
+    a("claim", "node:n1", "node:n2", "node:n3", "--purpose", "kernel")
+    for session, labels in (("c", ["node:n1", "node:n2"]), ("d", ["node:n1"])):
+        a.as_session(session)("claim", *labels, "--purpose", "kernel")
+
+    refused = b("--strict", "claim", "node:n1", "node:n2", "node:n3", "--purpose", "disk", code=3).err
+
+    n1, n2, n3, advice = refused.split("; ")
+    assert n1.startswith("presence: not claimed: node:n1 is held by ")
+    assert n1.endswith(" (and 2 more sessions)")
+    assert n2.startswith("node:n2 is held by ")
+    assert n2.endswith(" (and 1 more session)")
+    assert n3.startswith("node:n3 is held by ")
+    assert "more session" not in n3 + advice
+
+
 @pytest.mark.parametrize(
     "purpose",
     [
@@ -483,6 +499,7 @@ def test_the_api_servers_objection_is_shown(a: Cli) -> None:
         (["claim", "stack:vault", "--purpose", "x" * 1025], "at most 1024 fit"),
         (["claim", "stack:vault", "--purpose", "x", "--ttl", "0"], "90s, 15m or 2h"),
         (["claim", "stack:vault", "--purpose", "x", "--ttl", "-5"], "--ttl"),
+        (["claim", "stack:vault", "--purpose", "x", "--ttl", "-5m"], "more than zero: write for example 90s, 15m"),
         (["claim", "stack:vault", "--purpose", "x", "--ttl", "soon"], "90s, 15m, 2h"),
         (["claim", "stack:vault", "--purpose", "x", "--session", "s" * 129], "at most 128"),
         (["claim", "pvc:nowhere", "--purpose", "x"], "pvc:<namespace>/<name>"),
@@ -497,7 +514,7 @@ def test_the_api_servers_objection_is_shown(a: Cli) -> None:
         (["frobnicate"], "claim, heartbeat, release"),
         ([], "see presence --help"),
         (["peek"], "LABEL"),
-        (["session"], "see presence session --help"),
+        (["session"], "required: list; see presence session --help"),
         (["session", "list", "--limit", "0"], "write for example 20"),
         (["completion"], "bash, zsh or fish"),
     ],

@@ -278,7 +278,13 @@ def describe(row: dict[str, Any]) -> str:
 
 
 def _held(outcomes: list[tuple[dict[str, Any], list[dict[str, Any]]]]) -> str:
-    parts = [f"{mine['resource_label']} is held by {describe(others[0])}" for mine, others in outcomes if others]
-    more = sum(len(others) for _, others in outcomes) - len(parts)
-    tail = f" and {more} more" if more else ""
-    return f"not claimed: {'; '.join(parts)}{tail}; wait for the release, or ask the holder"
+    parts = [
+        f"{mine['resource_label']} is held by {describe(others[0])}{_more(len(others) - 1)}"
+        for mine, others in outcomes
+        if others
+    ]
+    return f"not claimed: {'; '.join(parts)}; wait for the release, or ask the holder"
+
+
+def _more(count: int) -> str:
+    return f" (and {count} more session{'' if count == 1 else 's'})" if count else ""

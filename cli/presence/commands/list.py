@@ -28,6 +28,9 @@ EXAMPLES = """examples:
   presence list --mine
   presence list --type stack --json"""
 
+#: On fewer columns, who it is matters more than since when.
+_NARROW = 50
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
@@ -106,7 +109,7 @@ def check_type(text: str) -> str:
 def _lines(context: Context, rows: list[Row], now: float, phases: dict[tuple[str, str], str]) -> list[str]:
     columns = [
         Column("RESOURCE", least=18),
-        Column("SESSION", least=12),
+        Column("SESSION", least=12, tight=5 if phases else 12),
         Column("HOLDER", least=8, droppable=1),
         Column("PURPOSE", least=22),
         Column("SINCE"),
@@ -130,4 +133,9 @@ def _lines(context: Context, rows: list[Row], now: float, phases: dict[tuple[str
         line.append(age(left) if phase in ("", "Active", "Pending") else "-")
         cells.append(line)
     paint = Paint(wants_colour(sys.stdout, context.env))
-    return table(columns, cells, room(sys.stdout, context.env), paint)
+    limit = room(sys.stdout, context.env)
+    if limit is not None and limit < _NARROW:
+        del columns[4]
+        for line in cells:
+            del line[4]
+    return table(columns, cells, limit, paint)

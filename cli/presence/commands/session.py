@@ -34,7 +34,7 @@ _STYLES = {STALE: "warn", EXPIRED: "dim", COMPLETED: "dim"}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("action", choices=("list",), help="list: show sessions")
+    parser.add_argument("action", metavar="list", choices=("list",), help="show sessions")
     parser.add_argument(
         "--phase",
         action="append",

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import json
 import logging
 import os
+import shutil
 import ssl
+import tempfile
 import time
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
+from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.request import getproxies
 
 import aiohttp
 from kubernetes.aio import config as kube_config
@@ -27,6 +31,7 @@ from presence_operator.metrics import outcome_of_status
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from ipaddress import IPv4Address, IPv6Address
 
     from presence_operator.core.clock import ServerClock
     from presence_operator.metrics import Metrics
@@ -40,6 +45,8 @@ _DEFAULT_KUBECONFIG = "~/.kube/config"
 _RELOAD_PAUSE = 5.0
 #: Seconds that a kubeconfig's exec plugin may take.
 LOAD_TIMEOUT = 15.0
+
+_key_directories: list[str] = []
 
 
 class UnavailableError(Exception):
@@ -115,7 +122,11 @@ async def _load_kubeconfig(file: str, context: str | None, configuration: Config
     try:
         async with asyncio.timeout(LOAD_TIMEOUT):
             await kube_config.load_kube_config(  # type: ignore[no-untyped-call]
-                config_file=file, context=context, client_configuration=configuration, persist_config=False
+                config_file=file,
+                context=context,
+                client_configuration=configuration,
+                persist_config=False,
+                temp_file_path=_key_directory(),
             )
     except TimeoutError:
         raise kube_config.ConfigException(
@@ -126,6 +137,23 @@ async def _load_kubeconfig(file: str, context: str | None, configuration: Config
         setattr(loop, "subprocess_exec", start)  # noqa: B010
         for plugin in plugins:
             await _end(plugin)
+
+
+def _key_directory() -> str:
+    """A new directory only for us, in memory where there is such a place: keys shall not reach a disk."""
+    places = [os.environ.get("XDG_RUNTIME_DIR"), "/dev/shm", None]  # noqa: S108 - mkdtemp makes it private
+    place = next(each for each in places if each is None or os.access(each, os.W_OK | os.X_OK))
+    _key_directories.append(tempfile.mkdtemp(prefix="presence-operator-", dir=place))
+    return _key_directories[-1]
+
+
+def _forget_keys() -> None:
+    """Remove the files into which the client wrote keys for OpenSSL to read. After SIGKILL nobody would."""
+    # It would go on to use its files, and it registers this function anew with the next one.
+    kube_config.kube_config._cleanup_temp_files()  # type: ignore[no-untyped-call]
+    atexit.unregister(kube_config.kube_config._cleanup_temp_files)
+    while _key_directories:
+        shutil.rmtree(_key_directories.pop(), ignore_errors=True)
 
 
 async def _end(plugin: asyncio.SubprocessTransport) -> None:
@@ -159,6 +187,7 @@ class Connection:
         timeout: float = 10.0,
     ) -> None:
         self.client = ApiClient(configuration)
+        _forget_keys()
         self.client.user_agent = USER_AGENT
         self.clock = clock
         self._settings = settings
@@ -265,6 +294,8 @@ class Connection:
             except Exception as error:  # noqa: BLE001 - plugins fail in every way there is
                 _log.warning("credentials not renewed", extra=fields(error=str(error)))
                 return
+            finally:
+                _forget_keys()
             old = self.client.rest_client
             self.client.configuration = fresh
             self.client.rest_client = renewed
@@ -293,11 +324,39 @@ async def keep_time(connection: Connection, *, width: float = 0.05, pause: float
 
 
 def _proxy_of(url: str) -> str | None:
-    """The proxy that the environment wants for `url` (HTTPS_PROXY, HTTP_PROXY, NO_PROXY)."""
+    """The proxy that the environment wants for `url` (HTTPS_PROXY, HTTP_PROXY, NO_PROXY), by the rules of kubectl."""
     parts = urlsplit(url)
-    if proxy_bypass(parts.netloc):
+    proxies = getproxies()
+    host = (parts.hostname or "").lower()
+    address = _address(host)
+    if host == "localhost" or (address is not None and address.is_loopback):
         return None
-    return getproxies().get(parts.scheme)
+    if any(_excepts(each.strip().lower(), host, address) for each in proxies.get("no", "").split(",")):
+        return None
+    return proxies.get(parts.scheme)
+
+
+def _excepts(pattern: str, host: str, address: IPv4Address | IPv6Address | None) -> bool:
+    """Whether an entry of NO_PROXY (`*`, a network, an address or a domain, these with or without a port) is `host`."""
+    if pattern == "*":
+        return True
+    if address is None:
+        name = pattern.partition(":")[0].removeprefix("*").removeprefix(".")
+        return bool(name) and (host == name or host.endswith(f".{name}"))
+    if "/" in pattern:
+        try:
+            return address in ip_network(pattern, strict=False)
+        except ValueError:
+            return False
+    plain = pattern.partition("]")[0].removeprefix("[") if "[" in pattern else pattern
+    return address in (_address(plain), _address(plain.partition(":")[0]))
+
+
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(text)
+    except ValueError:
+        return None
 
 
 @lru_cache(maxsize=8)

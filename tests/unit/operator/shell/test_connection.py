@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -10,9 +11,11 @@ import pytest
 from kubernetes.aio.client import Configuration
 from kubernetes.aio.config import ConfigException
 
+from devcluster import pki
 from presence_operator.core.clock import ServerClock
 from presence_operator.metrics import Metrics
 from presence_operator.settings import Settings
+from presence_operator.shell import connection as connections
 from presence_operator.shell.connection import Connection, UnavailableError
 from presence_operator.shell.watching import _Session
 
@@ -65,3 +68,67 @@ def test_a_token_that_cannot_be_read_does_not_end_the_watches() -> None:
         await session.close()
 
     connected(use, hook)
+
+
+def embedded(directory: Path) -> Path:
+    """A kubeconfig that holds a certificate and its key."""
+    pki.make_authority(directory)
+    pki.make_certificate(directory, "me", "me", "", "clientAuth")
+    keys = {
+        "client-certificate-data": pki.encoded(directory / "me.crt"),
+        "client-key-data": pki.encoded(directory / "me.key"),
+    }
+    config = directory / "config"
+    config.write_text(pki.kubeconfig("https://127.0.0.1:1", directory / "ca.crt", {"me": keys}, "c"))
+    return config
+
+
+def test_keys_of_a_kubeconfig_stay_in_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, made = tmp_path / "memory", tmp_path / "made"
+    memory.mkdir()
+    made.mkdir()
+    settings = Settings(kubeconfig=str(embedded(made)))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(memory))
+    monkeypatch.setattr(connections, "_RELOAD_PAUSE", 0.0)
+
+    async def go() -> None:
+        configuration = await connections.load_configuration(settings)
+        [directory] = memory.iterdir()
+        assert configuration.key_file is not None
+        assert Path(configuration.key_file).parent == directory
+        assert directory.stat().st_mode & 0o077 == 0
+        connection = Connection(configuration, settings, Metrics(), ServerClock())
+        assert list(memory.iterdir()) == []
+        before = connection.tls
+        await connection.reload()
+        assert connection.tls is not before
+        assert list(memory.iterdir()) == []
+        await connection.close()
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize(
+    ("host", "exceptions", "direct"),
+    [
+        ("10.1.2.3", "10.0.0.0/8", True),
+        ("10.1.2.3", "10.1.2.3", True),
+        ("192.168.1.1", "10.0.0.0/8", False),
+        ("[fd00::1]", "fd00::/8", True),
+        ("[fd00::1]", "fd00::1", True),
+        ("[fd00::1]", "[fd00::1]:6443", True),
+        ("[fd00::1]", "fd00::2", False),
+        ("api.example.com", ".example.com", True),
+        ("api.example.com", "example.com", True),
+        ("api.example.org", "example.com", False),
+        ("api.example.org", "*", True),
+    ],
+)
+def test_no_proxy_may_name_networks_and_ipv6_addresses(
+    host: str, exceptions: str, direct: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("https_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
+    monkeypatch.setenv("NO_PROXY", f"unrelated, {exceptions}")
+    assert connections._proxy_of(f"https://{host}:6443") == (None if direct else "http://proxy:3128")

@@ -55,7 +55,8 @@ def fold(text: str) -> str:
     if text.isascii() and text.isprintable() and "  " not in text:
         return text.strip()
     without_escapes = re.sub(_ESCAPES, "", text, flags=re.DOTALL)
-    return re.sub(_HIDDEN, "", re.sub(_BLANK, " ", without_escapes)).strip()
+    # Blanks meet when what stood between them is removed.
+    return re.sub(" +", " ", re.sub(_HIDDEN, "", re.sub(_BLANK, " ", without_escapes))).strip()
 
 
 def width(text: str) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from presence_operator.job_gate import Complete, Failed, Running, judge
+from presence_operator.job_gate import Complete, Failed, Running, judge, watch
 
 Body = dict[str, Any]
 
@@ -100,3 +100,36 @@ def test_the_trouble_outlives_the_pod_that_had_it() -> None:
 
     assert isinstance(verdict, Failed)
     assert 'Its pod did not start: secret "x" not found' in verdict.reason
+
+
+class Told:
+    """A failed Job, and the pauses between looks at it."""
+
+    def __init__(self, looks: int) -> None:
+        self.messages: list[str] = []
+        self.pauses: list[float] = []
+        self._looks = looks
+
+    def job(self, _: str) -> Body:
+        return job(Failed="Job has reached the specified backoff limit")
+
+    def pods(self, _: str) -> list[Body]:
+        return []
+
+    def fail_rollout(self, _: str, message: str) -> None:
+        self.messages.append(message)
+
+    def is_set(self) -> bool:
+        return len(self.pauses) == self._looks
+
+    def wait(self, pause: float) -> None:
+        self.pauses.append(pause)
+
+
+def test_a_failed_job_is_looked_at_ever_more_seldom() -> None:
+    told = Told(looks=5)
+
+    watch(told, "presence-schema-12345678", "gate", told)  # type: ignore[arg-type]
+
+    assert told.pauses == [15, 30, 60, 60, 60]
+    assert len(set(told.messages)) == 1

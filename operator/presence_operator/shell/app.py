@@ -15,8 +15,9 @@ from presence_operator.core.facts import Bounds, Claim, Session
 from presence_operator.core.status import MirrorNote
 from presence_operator.logs import fields
 from presence_operator.metrics import Metrics
-from presence_operator.shell.connection import Connection, keep_time, load_configuration
-from presence_operator.shell.effects import Effects
+from presence_operator.settings import load_dsn
+from presence_operator.shell.connection import Connection, keep_time, load_configuration, local_time
+from presence_operator.shell.effects import Effects, backoff
 from presence_operator.shell.events import Recorder
 from presence_operator.shell.health import Health, HealthServer
 from presence_operator.shell.intake import Intake
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from presence_operator.core.board import Fact
     from presence_operator.core.facts import Key
+    from presence_operator.mirror.dsn import Dsn
     from presence_operator.mirror.writer import Mirror, MirrorOutcome
     from presence_operator.settings import Settings
     from presence_operator.shell.leader import Leadership
@@ -102,7 +104,7 @@ class _Operator:
         self._mirror_task: asyncio.Task[None] | None = None
         self._mirrored = settings.mirror_namespace if settings.mirror_dsn else None
         policy = Policy(retention=settings.retention, coalesce=settings.coalesce, mirror_board=self._mirrored)
-        self._board = Board(policy, observer=self)
+        self._board = Board(policy, observer=self, shift=connection.clock.shift)
         metrics.observe_board(self._board.snapshot)
         self._intake = Intake(self._board, Bounds(settings.min_ttl, settings.max_ttl), metrics, self._wake)
         self._effects = Effects(connection, self._intake, metrics, self._leading)
@@ -220,8 +222,23 @@ class _Operator:
     def _begin(self) -> None:
         if self._mirrored is not None and self._mirror is None:
             self._mirror = self._make_mirror()
-            self._mirror_task = asyncio.create_task(self._mirror.run(), name="mirror")
+            self._mirror_task = asyncio.create_task(self._keep_mirroring(self._mirror), name="mirror")
         self._runtime.act(True)
+
+    async def _keep_mirroring(self, mirror: Mirror) -> None:
+        """Mirror until cancelled. A mirror that fails as a whole is made anew: claims are served without, too."""
+        failures = 0
+        while True:
+            begun = local_time()
+            try:
+                await mirror.run()
+                _log.error("the mirror ended and is begun anew")
+            except Exception:  # noqa: BLE001 - nobody else would hear of it
+                _log.exception("the mirror failed and is begun anew")
+            self._metrics.mirror_error("other")
+            failures = 0 if local_time() - begun > 60 else failures + 1
+            await asyncio.sleep(backoff(failures + 2, 60.0))
+            mirror = self._mirror = self._make_mirror()
 
     # ---- the board
 
@@ -263,7 +280,13 @@ class _Operator:
             on_state=self._mirror_says,
             metrics=self._metrics,
             server_now=self._connection.server_now,
+            reread=self._reread_dsn if self._settings.mirror_dsn_file else None,
         )
+
+    def _reread_dsn(self) -> Dsn:
+        dsn = load_dsn(self._settings.mirror_dsn_file, {})
+        assert dsn is not None
+        return dsn
 
     def _mirror_says(self, key: Key, uid: str, outcome: MirrorOutcome) -> None:
         note = MirrorNote(outcome.state.value, outcome.phase, outcome.message)

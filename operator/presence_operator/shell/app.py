@@ -8,6 +8,7 @@ import logging
 import signal
 from typing import TYPE_CHECKING, TypeVar
 
+from presence import __version__
 from presence_operator.core.board import Board
 from presence_operator.core.clock import ServerClock
 from presence_operator.core.decide import Policy
@@ -57,6 +58,15 @@ async def run(settings: Settings) -> int:
             loop.add_signal_handler(number, stop.set)
 
     take_signals()
+    _log.info(
+        "starting",
+        extra=fields(
+            version=__version__,
+            namespaces=",".join(settings.namespaces) or "all",
+            leader_election=settings.leader_elect,
+            mirror=settings.mirror_dsn is not None,
+        ),
+    )
     metrics = Metrics()
     health = Health(metrics, limit=settings.liveness_limit, identity=settings.identity)
     configuration = await _unless(stop, load_configuration(settings))

@@ -173,7 +173,7 @@ class HealthServer:
         return _answer(200, self._metrics.build)
 
     async def _serve_index(self, _: web.Request) -> web.Response:
-        return web.Response(text="presence-operator: /metrics /healthz /readyz /version\n")
+        return web.Response(text="presence-operator: /metrics /healthz /livez /readyz /version\n")
 
 
 def _answer(status: int, body: dict[str, Any]) -> web.Response:

@@ -132,7 +132,7 @@ def test_the_other_pages(health: Health) -> None:
         async with session.get(f"{url}/version") as answer:
             assert set(await answer.json()) == {"version", "python", "kopf"}
         async with session.get(f"{url}/") as answer:
-            assert "/metrics" in await answer.text()
+            assert set((await answer.text()).split()[1:]) == {"/metrics", "/healthz", "/livez", "/readyz", "/version"}
         async with session.get(f"{url}/nothing") as answer:
             assert answer.status == 404
         async with session.post(f"{url}/healthz") as answer:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from kubernetes.aio.config import ConfigException
 
+from presence import __version__
 from presence_operator.__main__ import main
 from presence_operator.settings import Settings
 from presence_operator.shell import connection
@@ -68,10 +69,25 @@ def test_without_a_usable_kubeconfig_it_says_what_to_set(
     if content is not None:
         (tmp_path / "config").write_text(content)
     done = run(tmp_path, *flags)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert expected in done.stderr
     assert "--kubeconfig" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_log_begins_with_what_runs(tmp_path: Path) -> None:
+    (tmp_path / "config").write_text(KUBECONFIG)
+    address = tmp_path / "dsn"
+    address.write_text("mysql://operator:hunter2@127.0.0.1/presence")
+    flags = ["--kubeconfig", str(tmp_path / "config"), "--namespace", "a,b", "--dsn-file", str(address)]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = run(tmp_path, *flags, "--mirror-namespace", "a", "--listen", f"127.0.0.1:{taken.getsockname()[1]}")
+    first = done.stderr.splitlines()[0]
+    assert f"app: starting version={__version__} " in first
+    assert "namespaces=" in first
+    assert "a,b" in first
+    assert "leader_election=false mirror=true" in first
+    assert "hunter2" not in done.stderr
 
 
 def test_an_address_in_use_ends_it_with_a_reason(tmp_path: Path) -> None:

@@ -26,12 +26,20 @@ from presence_operator.core.actions import (
     WriteSessionStatus,
 )
 from presence_operator.core.conflicts import ResourceGroup
-from presence_operator.core.decide import Circumstances, Decision, Policy, decide_claim, decide_session, promise_is_due
+from presence_operator.core.decide import (
+    Circumstances,
+    Decision,
+    Policy,
+    as_stamped,
+    decide_claim,
+    decide_session,
+    promise_is_due,
+)
 from presence_operator.core.facts import Claim, Key, Peer, Session
 from presence_operator.core.schedule import NEVER, Schedule
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from presence_operator.core.actions import Action, Outcome
 
@@ -42,6 +50,8 @@ _BURIED = 8192
 #: Objects looked at by one call of `decide`, so that the loop around it stays responsive.
 _LOOKS = 2000
 _NO_FACTS = -NEVER
+#: Seconds that the time goes back before everything is looked at anew; less is made up for by waiting.
+_SET_BACK = 2.0
 
 Fact = Claim | Session
 
@@ -131,11 +141,19 @@ class _Holder:
 
 
 class Board:
-    """All boards (namespaces) that this operator serves. Every time is in seconds by the API server's clock."""
+    """All boards (namespaces) that this operator serves. Every time is in seconds by the API server's clock.
 
-    def __init__(self, policy: Policy, observer: Observer | None = None) -> None:
+    `shift` tells what a stamp would be had the clock always been as it is now (`ServerClock.shift`).
+    """
+
+    def __init__(
+        self, policy: Policy, observer: Observer | None = None, shift: Callable[[float], float] = as_stamped
+    ) -> None:
         self.policy = policy
         self.observer: Observer = observer or _Deaf()
+        self.shift = shift
+        self._latest = self._verified_until = _NO_FACTS
+        self._back_since = NEVER
         self._claims: dict[Key, _ClaimEntry] = {}
         self._sessions: dict[Key, _SessionEntry] = {}
         self._holders: dict[Key, _Holder] = {}
@@ -201,6 +219,7 @@ class Board:
     def decide(self, now: float, limit: int) -> list[Action]:
         """At most `limit` actions that are due at `now`, the most urgent first. Each has to be settled."""
         actions: list[Action] = []
+        self._notice_setting_back(now)
         self._wake(now)
         looks = _LOOKS
         for priority in Priority:
@@ -456,13 +475,14 @@ class Board:
             return self._decide_session(entry, now)
         holder, fact = entry.holder, entry.fact
         about = Circumstances(
-            deadline=max(fact.alive, holder.alive) + fact.ttl,
+            deadline=max(self.shift(fact.alive), self.shift(holder.alive)) + fact.ttl,
             completed=holder.completed,
             verified=holder.verified,
             peers=entry.group.peers if entry.group else _nobody,
             show_peers=entry.show_peers,
             mirror=entry.mirror if self.policy.mirror_board == fact.namespace else None,
             mirror_due=entry.mirror_due,
+            shift=self.shift,
         )
         return decide_claim(fact, about, now, self.policy, entry.failures)
 
@@ -481,7 +501,35 @@ class Board:
             now=now,
             policy=self.policy,
             attempt=entry.failures,
+            shift=self.shift,
         )
+
+    def _notice_setting_back(self, now: float) -> None:
+        if now < self._verified_until:
+            # A read that began at a time still to come would count for heartbeats that it cannot have seen.
+            for holder in self._holders.values():
+                if holder.verified > now:
+                    holder.verified = _NO_FACTS
+            self._verified_until = now
+        if now >= self._latest - _SET_BACK:
+            self._latest, self._back_since = max(self._latest, now), NEVER
+        elif now < self._back_since + _SET_BACK:
+            # One answer of a server whose clock is wrong is not worth the work.
+            self._back_since = min(self._back_since, now)
+        else:
+            self._latest, self._back_since = now, NEVER
+            self._verify_at.clear()
+            entries: list[_ClaimEntry | _SessionEntry] = [*self._sessions.values(), *self._claims.values()]
+            for entry in entries:
+                entry.retry_at = min(entry.retry_at, now)
+                if isinstance(entry, _ClaimEntry):
+                    entry.mirror_due = min(entry.mirror_due, now)
+                else:
+                    entry.count_due = NEVER
+                self._mark(entry, Priority.NORMAL)
+            for group in self._groups.values():
+                if group.wake != NEVER:
+                    self._schedule.at(group, now)
 
     # ---- sessions that have to be read again
 
@@ -547,6 +595,7 @@ class Board:
                 if entry.fact.uid in action.uids and entry.fact.name not in there:
                     self._remove(entry)
             holder.verified = max(holder.verified, outcome.since)
+            self._verified_until = max(self._verified_until, outcome.since)
             waiting = list(holder.waiting)
             holder.waiting.clear()
             for claim in waiting:

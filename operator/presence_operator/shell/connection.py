@@ -320,7 +320,12 @@ async def keep_time(connection: Connection, *, width: float = 0.05, pause: float
             if connection.clock.width(local_time()) > before * 0.9:
                 # A round trip is longer than what is left to find out.
                 break
-        await asyncio.sleep(pause if connection.clock.known else 0.2)
+        until = local_time() + (pause if connection.clock.known else 0.2)
+        while local_time() < until:
+            await asyncio.sleep(min(1.0, until - local_time()))
+            if connection.clock.doubtful:
+                with contextlib.suppress(UnavailableError):
+                    await connection.request("get", "Other", "GET", "/version")
 
 
 def _proxy_of(url: str) -> str | None:

@@ -514,3 +514,49 @@ def test_a_crowd_that_loses_its_oldest_delays_neither_grants_nor_ends(world: Wor
     assert end.claim.name == "silent"
     assert all(isinstance(action, WriteClaimStatus) and action.claim.resource == "stack:vault" for action in rest)
     assert len(rest) == 4
+
+
+def test_a_clock_that_is_set_forward_ends_nothing(world: World, operator: Operator) -> None:
+    begin(world, ttl="60s")
+    claim(world, "claim", ttl="60s")
+    operator.live_until(START + 20)
+    operator.board.shift = lambda stamp: stamp + 3600 if stamp <= START + 20 else stamp
+    world.now += 3600
+    world.must_live_until = {uid: until + 3600 for uid, until in world.must_live_until.items()}
+    operator.quiesce()
+    assert operator.status("claim")["phase"] == kinds.ACTIVE
+    assert seconds(operator.status("claim")["expiresAt"]) == START + 3660
+    assert seconds(operator.session_status("ann")["expiresAt"]) == START + 3660
+    operator.live_until(START + 3660)
+    assert operator.status("claim")["phase"] == kinds.EXPIRED
+    assert operator.session_status("ann")["phase"] == kinds.EXPIRED
+
+
+def test_a_reading_of_a_time_to_come_does_not_count_after_the_clock_was_set_back(
+    world: World, operator: Operator
+) -> None:
+    begin(world, ttl="15m")
+    claim(world, "early")
+    operator.live_until(START + 60)
+    assert operator.status("early")["phase"] == kinds.EXPIRED
+    world.now = START + 30
+    claim(world, "late", resource="db:main", ttl="10s")
+    operator.quiesce()
+    world.now = START + 35
+    beat(world)
+    world.watch.clear()
+    world.now = START + 41
+    operator.quiesce()
+    assert operator.status("late")["phase"] == kinds.ACTIVE
+
+
+def test_after_the_clock_was_set_back_everything_is_looked_at_in_time(world: World, operator: Operator) -> None:
+    claim(world, "early", ttl="15m")
+    operator.live_until(START + 700)
+    operator.board.shift = lambda stamp: stamp + 3600
+    world.now += 3600
+    operator.quiesce()
+    operator.board.shift = lambda stamp: stamp
+    world.now -= 3600
+    operator.live_until(START + 720)
+    assert seconds(operator.status("early")["expiresAt"]) == START + 900

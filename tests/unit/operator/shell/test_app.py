@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from types import SimpleNamespace
-from typing import Any
-
-import pytest
+from typing import TYPE_CHECKING, Any
 
 from presence_operator.metrics import Metrics
 from presence_operator.shell.app import _Operator
+
+if TYPE_CHECKING:
+    import pytest
 
 
 class Broken:

@@ -24,7 +24,7 @@ tools: setup ## build or find the real parts: Kubernetes, etcd, Dolt, containerd
 	@$(DEVCLUSTER) build
 
 .PHONY: demo
-demo: setup ## watch the product do its main job on real parts (KUBE_CONTEXT=… uses a cluster of yours)
+demo: setup ## watch the product do its main job on real parts (KUBE_CONTEXT=… plays on a cluster of yours)
 	@$(PY) tools/demo $(if $(KUBE_CONTEXT),--context $(KUBE_CONTEXT))
 
 .PHONY: up
@@ -51,7 +51,7 @@ faults: setup tools ## show for long that Exclusive claims exclude, through faul
 lint: setup ## check style, formatting, layers and types
 	@.cache/venv/bin/ruff check .
 	@.cache/venv/bin/ruff format --check .
-	@.cache/venv/bin/lint-imports --no-logo 2>/dev/null || .cache/venv/bin/lint-imports
+	@.cache/venv/bin/lint-imports
 	@.cache/venv/bin/mypy
 
 .PHONY: fmt
@@ -62,9 +62,11 @@ fmt: setup ## format the code
 .PHONY: docs
 docs: setup ## regenerate the reference pages from the code
 	@$(PY) tools/docs/generate.py
+	@$(PY) tools/operations_reference.py
+	@$(PY) -m presence.reference docs/cli.md
 
 .PHONY: bench
-bench: setup tools ## measure speed beside peers; writes docs/performance.md's figures
+bench: setup tools ## measure speed beside peers (ARGS='all --write-docs' brings docs/performance.md up to date)
 	@PYTHONPATH=tests:tools $(PY) -m bench $(ARGS)
 
 .PHONY: clean

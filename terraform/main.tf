@@ -97,6 +97,13 @@ resource "kubectl_manifest" "migrations" {
   })
 
   depends_on = [kubectl_manifest.namespace]
+
+  lifecycle {
+    precondition {
+      condition     = length(local.migrations) > 0 && (!var.apply_crds || length(local.crds) > 0)
+      error_message = "The module needs the rest of its repository. Write the source as a relative path (../presence/terraform) or with a double slash (git::https://<host>/<repository>.git//terraform)."
+    }
+  }
 }
 
 resource "kubectl_manifest" "job" {

@@ -43,7 +43,7 @@ variable "keep_crds" {
 }
 
 variable "dsn_secret" {
-  description = "Secret in the namespace, and its key, that hold the address of the database: mysql://<user>:<password>@<host>:3306/<database>."
+  description = "Secret in the namespace, and its key, that hold the address of the database, mysql://<user>:<password>@<host>:3306/<database>: presence-dsn and PRESENCE_DSN unless you say otherwise."
   type = object({
     name = optional(string, "presence-dsn")
     key  = optional(string, "PRESENCE_DSN")
@@ -123,7 +123,7 @@ variable "backoff_limit" {
 }
 
 variable "labels" {
-  description = "Labels for every object that the module makes, besides its own app.kubernetes.io labels."
+  description = "Labels for every object that the module makes but the definitions, besides its own app.kubernetes.io labels."
   type        = map(string)
   default     = {}
   nullable    = false

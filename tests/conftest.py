@@ -31,8 +31,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """A control plane and Dolt with the CRDs installed; with a node when a test of this run needs one.
+def cluster() -> Iterator[Cluster]:
+    """A control plane and Dolt with the CRDs installed.
 
     PRESENCE_TEST_CLUSTER names the directory of a running cluster to use instead (it is left as it is).
     """
@@ -44,10 +44,8 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
         _install_crds(found)
         yield found
         return
-    node = any(item.get_closest_marker("e2e") for item in request.session.items)
-    directory = ROOT / ".cache" / "cluster" / f"test-{os.getpid()}"
-    with Cluster(directory) as fresh:
-        fresh.up(node=node, dolt=True)
+    with Cluster(ROOT / ".cache" / "cluster" / f"test-{os.getpid()}") as fresh:
+        fresh.up(dolt=True)
         _install_crds(fresh)
         yield fresh
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -12,6 +13,9 @@ TYPE_CHECKING = False  # importing typing costs 3 ms
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+#: What writing fails with when the disk is full, broken, or not for writing.
+_UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
+
 
 def main() -> None:
     """Run the program with the process's arguments and exit."""
@@ -21,11 +25,16 @@ def main() -> None:
     except BrokenPipeError:
         # The reader has seen enough. Nothing more may be written at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except OSError as error:
+        code = _unwritten(error)
     sys.exit(code)
 
 
 def run(arguments: Sequence[str], env: Mapping[str, str], program: str = "presence") -> int:
     """Run one call and return its exit code."""
+    # A stream that the caller has closed is None.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (until the end)
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         # What others wrote must never end this program, whatever the terminal's encoding.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
@@ -41,7 +50,11 @@ def run(arguments: Sequence[str], env: Mapping[str, str], program: str = "presen
         strict, json = parsed.strict or fails_closed(module, parsed), parsed.json
         from presence.context import Context
 
-        return int(module.run(Context(parsed, env, program)))
+        context = Context(parsed, env, program)
+        try:
+            return int(module.run(context))
+        finally:
+            context.close()
     except BoardError as error:
         if strict:
             _complain(f"board unreachable: {error}")
@@ -56,8 +69,18 @@ def run(arguments: Sequence[str], env: Mapping[str, str], program: str = "presen
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        return _unwritten(error)
     except KeyboardInterrupt:
         return 130
+
+
+def _unwritten(error: OSError) -> int:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    _complain(f"cannot write the output: {error.strerror or error}")
+    return 1
 
 
 def _complain(text: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from time import time
 
 from presence.errors import BoardError, DeniedError, NotInstalledError, ServerError, UsageError
-from presence.model.deadlines import has_ended, is_live
+from presence.model.deadlines import has_ended, is_live, last_sign_of_life, ttl_of
 from presence.model.durations import format_duration
 from presence.model.kinds import (
     API_VERSION,
@@ -92,6 +92,10 @@ class Board:
         from presence.deadline import Deadline
 
         self._connection.limit(Deadline(seconds))
+
+    def close(self) -> None:
+        """End the connection; the next request makes a new one."""
+        self._connection.close()
 
     # Reading
 
@@ -202,10 +206,20 @@ class Board:
         """The AgentSession with this id."""
         response = self._ask("GET", f"{self._paths[SESSION_PLURAL]}/{session_name(session)}")
         if response.status == 404:
-            return None
+            return self.session_by_hand(session)
         found = self._body(response)
         # Another session whose name has the same hash says nothing about this one.
         return found if found["spec"].get("sessionId") == session else None
+
+    def session_by_hand(self, session: str, *, not_older_than: str | None = None) -> Object | None:
+        """The AgentSession with this id that was made under another name than `presence` gives; a living one first."""
+        name = session_name(session)
+        found = [
+            item
+            for item in self._list(SESSION_PLURAL, f"spec.sessionId={escape(session)}", not_older_than)
+            if item["spec"].get("sessionId") == session and item["metadata"]["name"] != name
+        ]
+        return max(found, key=lambda item: (not session_over(item), last_sign_of_life(item)), default=None)
 
     def live(
         self, claims: Iterable[Object], *, exact: bool = False, known: Object | None = None
@@ -242,8 +256,8 @@ class Board:
 
     # Writing
 
-    def beat(self, identity: Identity, known: Object | None) -> Object:
-        """Renew the session with one write; `known` is its object when there is one.
+    def beat(self, identity: Identity, known: Object | None, ttl: float = 0.0) -> Object:
+        """Renew the session with one write; `known` is its object when there is one, and lives for `ttl` at least.
 
         Raises:
             GoneError: it was replaced or removed since it was read.
@@ -252,6 +266,8 @@ class Board:
             return self.apply_session(identity)
         path = f"{self._paths[SESSION_PLURAL]}/{known['metadata']['name']}"
         metadata = {"uid": known["metadata"]["uid"], "annotations": {HEARTBEAT_ANNOTATION: _stamp()}}
+        if ttl > ttl_of(known):
+            metadata["annotations"][TTL_ANNOTATION] = format_duration(ttl)
         return self._changed(
             self._ask("PATCH", path, {"fieldManager": HEARTBEAT_MANAGER}, {"metadata": metadata}, MERGE_PATCH)
         )
@@ -401,21 +417,33 @@ class Board:
         body = {**change, "metadata": metadata}
         return self._changed(self._ask("PATCH", path, {"fieldManager": manager}, body, MERGE_PATCH))
 
-    def release(self, session: str, resource: str) -> Object | None:
-        """Let go of `resource`; None when `session` has no claim on it."""
+    def release(self, session: str, resource: str) -> list[Object]:
+        """Let go of `resource`; the claims that were not released before, whatever their objects are called."""
         path = f"{self._paths[CLAIM_PLURAL]}/{claim_name(session, resource)}"
         # The tests make this safe against another claim of the same name without reading first.
         change = [
             {"op": "test", "path": "/spec/session", "value": session},
             {"op": "test", "path": "/spec/resource", "value": resource},
+            {"op": "test", "path": "/spec/released", "value": None},
             {"op": "add", "path": "/spec/released", "value": True},
         ]
         response = self._ask("PATCH", path, {"fieldManager": CLI_MANAGER}, change, JSON_PATCH)
-        if response.status == 404:
-            return None
+        released = []
+        version = None
         if response.status == 422:
             self.claim(session, resource)
-        return self._body(response)
+        elif response.status != 404:
+            released.append(self._body(response))
+            version = released[0]["metadata"]["resourceVersion"]
+        # Claims that were made by hand have names of their own.
+        for claim in self.claims(session=session, resource=resource, not_older_than=version):
+            if has_ended(claim):
+                continue
+            try:
+                released.append(self.patch_claim(claim, {"spec": {"released": True}}))
+            except GoneError:
+                continue
+        return released
 
     def delete(self, plural: str, item: Object) -> None:
         """Delete exactly this object; fine when it is gone already."""

@@ -67,6 +67,11 @@ class Context:
         connection = Connection(access, credentials, deadline, self.env, f"presence/{__version__}")
         return Board(connection, self.namespace)
 
+    def close(self) -> None:
+        """End the connection to the board, if there is one."""
+        if self._board is not None:
+            self._board.close()
+
 
 def _limit(arguments: argparse.Namespace, env: Mapping[str, str]) -> float:
     if getattr(arguments, "timeout", None) is not None:

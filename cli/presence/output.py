@@ -55,7 +55,8 @@ def fold(text: str) -> str:
     if text.isascii() and text.isprintable() and "  " not in text:
         return text.strip()
     without_escapes = re.sub(_ESCAPES, "", text, flags=re.DOTALL)
-    return re.sub(_HIDDEN, "", re.sub(_BLANK, " ", without_escapes)).strip()
+    # Blanks meet when what stood between them is removed.
+    return re.sub(" +", " ", re.sub(_HIDDEN, "", re.sub(_BLANK, " ", without_escapes))).strip()
 
 
 def width(text: str) -> int:
@@ -100,15 +101,19 @@ _TIGHT = 5
 class Column:
     """One column of a table: its heading, how far it may shrink, and whether it goes first when space is short."""
 
-    __slots__ = ("droppable", "heading", "least", "style")
+    __slots__ = ("droppable", "heading", "least", "style", "tight")
 
-    def __init__(self, heading: str, *, least: int = 0, droppable: int = 0, style: str = "") -> None:
+    def __init__(
+        self, heading: str, *, least: int = 0, droppable: int = 0, style: str = "", tight: int = _TIGHT
+    ) -> None:
         self.heading = heading
         #: 0 = never cut.
         self.least = least
         #: 0 = always shown; otherwise the column with the highest number goes first.
         self.droppable = droppable
         self.style = style
+        #: What it shrinks to on a very narrow terminal.
+        self.tight = tight
 
 
 def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], limit: int | None, paint: Paint) -> list[str]:
@@ -127,7 +132,7 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], limit: int |
             droppable = [at for at in chosen if columns[at].droppable]
             if not droppable:
                 # Better a table that is hard to read than one that breaks its lines.
-                tight = [min(columns[at].least, _TIGHT) for at in chosen]
+                tight = [min(columns[at].least, columns[at].tight) for at in chosen]
                 sizes = _shrink(tight, [natural[at] for at in chosen], limit)
                 break
             chosen.remove(max(droppable, key=lambda at: columns[at].droppable))
@@ -214,6 +219,11 @@ def write(text: str, stream: TextIO | None = None) -> None:
     """Write lines to standard output, or to another stream."""
     target = stream or sys.stdout
     target.write(text if text.endswith("\n") else text + "\n")
+
+
+def note(text: str) -> None:
+    """One line on standard error that changes nothing about the outcome."""
+    write(f"presence: {clean(text, 1000)}", sys.stderr)
 
 
 def write_json(value: Any) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from importlib import import_module
 
@@ -148,6 +149,8 @@ def command_parser(verb: str, program: str = "presence") -> Parser:
         formatter_class=_Formatter,
         allow_abbrev=False,
     )
+    # A duration below zero is a value, to be refused as such, though it looks like an option.
+    parser._negative_number_matcher = re.compile(r"-\d")
     module.add_arguments(parser)
     # After some verbs --session names somebody else.
     add_common(parser, session=not getattr(module, "SESSION_IS_AN_ARGUMENT", False))

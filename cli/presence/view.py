@@ -93,8 +93,8 @@ def session_phase(session: Object, now: float) -> str:
     return STALE if session_stale_at(session) <= now else ACTIVE
 
 
-def session_row(session: Object, now: float, me: str) -> Row:
-    """A session with the keys that `session list --json` promises."""
+def session_row(session: Object, now: float, me: str, active_claims: int) -> Row:
+    """A session with the keys that `session list --json` promises; `active_claims` are those it holds now."""
     spec, status = session["spec"], session.get("status") or {}
     return {
         "session_id": spec["sessionId"],
@@ -111,7 +111,7 @@ def session_row(session: Object, now: float, me: str) -> Row:
         "expires_at": format_time(
             parse_time(status["endedAt"]) if status.get("endedAt") else session_deadline(session)
         ),
-        "active_claims": status.get("activeClaims", 0),
+        "active_claims": active_claims,
         "is_me": spec["sessionId"] == me,
     }
 

@@ -116,7 +116,7 @@ def _run(given: argparse.Namespace) -> int:
             "and one of its contexts with --context, or run inside of a cluster with a service account",
             file=sys.stderr,
         )
-        return 1
+        return 2
     except Exception:
         log.exception("the operator failed")
         return 1

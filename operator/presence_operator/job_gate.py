@@ -36,6 +36,8 @@ FAILED_ROLLOUT = "ProgressDeadlineExceeded"
 _OUTPUT_MAX = 1500  # characters of a pod's output in the message
 _POLL = 1.0
 _BACK_OFF_MAX = 15.0
+#: Pauses after the Job has failed: nothing but another Job will change that.
+_FAILED_PAUSE, _FAILED_PAUSE_MAX = 15.0, 60.0
 _REQUEST_TIMEOUT = 10.0
 
 
@@ -75,7 +77,7 @@ def judge(job: Body, pods: Sequence[Body], trouble: str = "") -> Running | Compl
                 lines.append(f"Its pod did not start: {trouble}")
             lines.append(
                 "Remove the cause, then run terraform apply again; with unchanged migrations, replace the Job: "
-                "terraform apply -replace=<module>.kubectl_manifest.job"
+                "terraform apply -replace=<module>.kubectl_manifest.job\n"
             )
             return Failed("\n".join(lines))
     return Running(_trouble(pods))
@@ -117,6 +119,7 @@ class Api:
         self._namespace = quote(namespace, safe="")
         self._token_file = token_file
         self._tls = ssl.create_default_context(cafile=str(ca_file))
+        self._failed_at: dict[str, str] = {}
 
     def job(self, name: str) -> Body:
         """The Job of this name."""
@@ -134,8 +137,9 @@ class Api:
         self._patch(deployment, "scale", {"spec": {"replicas": 0}})
 
     def fail_rollout(self, deployment: str, message: str) -> None:
-        """Mark the rollout of `deployment` as failed, with `message`."""
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        """Mark the rollout of `deployment` as failed, with `message`; said again, it changes nothing that is there."""
+        # The same words at the same time: of such a patch the API server makes no new version.
+        now = self._failed_at.setdefault(message, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
         condition = {
             "type": "Progressing",
             "status": "False",
@@ -172,23 +176,26 @@ class Api:
 def watch(api: Api, job: str, deployment: str, stopped: threading.Event) -> None:
     """Report the end of `job` on `deployment`, until `stopped`. Troubles with the API server are retried for ever."""
     pause, trouble, told = _POLL, "", ""
+    waited = _FAILED_PAUSE
     while not stopped.is_set():
         try:
             verdict = judge(api.job(job), api.pods(job), trouble)
+            pause = _POLL
             if isinstance(verdict, Complete):
                 text = f"Job {job} is complete"
                 api.complete_rollout(deployment)
             elif isinstance(verdict, Failed):
                 text = verdict.reason
-                # Again and again: whoever waits may begin to look late.
-                api.fail_rollout(deployment, verdict.reason)
+                # Whoever waits may begin to look late, and the condition may have been replaced until then.
+                api.fail_rollout(deployment, text)
+                pause, waited = waited, min(waited * 2, _FAILED_PAUSE_MAX)
             else:
                 trouble = verdict.trouble or trouble
                 text = f"Job {job} has not ended{f' ({trouble})' if trouble else ''}"
-            pause = _POLL
+                waited = _FAILED_PAUSE
         except (OSError, http.client.HTTPException, ValueError) as error:
             text = f"will be tried again: {error}"
-            pause = min(pause * 2, _BACK_OFF_MAX)
+            pause = min(max(pause, _POLL) * 2, _BACK_OFF_MAX)
         if text != told:
             print(text, flush=True)
             told = text

@@ -66,14 +66,25 @@ def configure(style: str, level: str, secrets: Iterable[str] = (), stream: TextI
         logging.getLogger(name).setLevel(max(least, root.level))
 
 
+def hide(secret: str) -> None:
+    """From now on `secret` does not reach the log either."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, _Formatter):
+            handler.formatter.hide([secret])
+
+
 class _Formatter(logging.Formatter):
     """What both formats have in common."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         super().__init__()
+        self._secrets: tuple[str, ...] = ()
+        self.hide(secrets)
+
+    def hide(self, secrets: Iterable[str]) -> None:
         known = {form for secret in secrets if len(secret) >= _SHORTEST_SECRET for form in _forms(secret)}
         # The longest first: one form may be part of another.
-        self._secrets = tuple(sorted(known, key=len, reverse=True))
+        self._secrets = tuple(sorted({*known, *self._secrets}, key=len, reverse=True))
 
     def format(self, record: logging.LogRecord) -> str:
         values = {key: value for key, value in vars(record).items() if key not in _STANDARD}

@@ -261,6 +261,8 @@ class Settings:
         shown="the current one",
     )
     mirror_dsn: Dsn | None = None
+    mirror_dsn_file: str | None = None
+    """The file that `mirror_dsn` was read from, which may get another password; None when it came from PRESENCE_DSN."""
     mirror_namespace: str = _option(
         _namespace,
         "--mirror-namespace",
@@ -461,6 +463,7 @@ class Settings:
         file = flags.get("--dsn-file")
         try:
             values["mirror_dsn"] = load_dsn(file if isinstance(file, str) else None, environ)
+            values["mirror_dsn_file"] = file if isinstance(file, str) else environ.get("PRESENCE_DSN_FILE") or None
         except SettingsError as error:
             errors += error.errors
         settings = cls(**values)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import signal
 import sys
 import time
 import traceback
@@ -30,6 +31,8 @@ BENCHES = {"cold-start": cold_start, "expiry": expiry, "steady": steady, "mirror
 def main() -> int:
     """Run what is asked for; the exit code."""
     options = _parser().parse_args()
+    # Whoever ends the bench shall not leave a cluster behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: ended by a signal"))
     if options.write_docs and options.quick:
         print("bench: --quick makes no figures worth writing down: leave out --write-docs or --quick", file=sys.stderr)
         return 2

@@ -63,6 +63,7 @@ def run(arena: Arena, section: Section, sizes: list[int], naive_limit: int, repe
                     taken.append(_measure(arena, board, who, size, status))
         section.raw[str(size)] = {who: [asdict(each) for each in taken] for who, taken in runs.items()}
         _report(section, size, runs)
+        section.save()
 
 
 def _report(section: Section, size: int, runs: dict[str, list[Start]]) -> None:

@@ -143,7 +143,7 @@ def _origin(section: Section) -> str:
     return (
         f"`{section.command}` on {section.date}: {machine['cpu']}, {machine['cores']} cores, "
         f"{machine['memory_gib']} GiB, {machine['kernel']}, Python {machine['python']}; "
-        f"other programs used {machine['cores_used_by_others']} cores meanwhile."
+        f"other programs used {machine.get('cores_used_by_others', 'an unknown number of')} cores meanwhile."
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,7 +56,9 @@ def kube(ground: Cluster) -> Iterator[Kube]:
 class Site:
     """One use of the module: a configuration, its namespace and its fresh database."""
 
-    def __init__(self, ground: Cluster, kube: Kube, directory: Path, configuration: str = ".") -> None:
+    def __init__(
+        self, ground: Cluster, kube: Kube, directory: Path, configuration: str = ".", binary: Path | None = None
+    ) -> None:
         self.kube = kube
         self.namespace = f"tf-{uuid.uuid4().hex[:8]}"
         name = self.namespace.replace("-", "_")
@@ -67,7 +70,7 @@ class Site:
             f"CREATE DATABASE {name}", f"GRANT ALL ON {name}.* TO '{Dsn.parse(self.dsn).user}'@'%'"
         )
         self.terraform = Terraform(
-            Toolchain().terraform(),
+            binary or Toolchain().terraform(),
             directory / "tree",
             configuration,
             env={**terraform.environment(Toolchain()), "KUBECONFIG": str(ground.kubeconfig)},
@@ -103,16 +106,18 @@ def crd(kube: Kube, name: str) -> Body | None:
 
 @pytest.fixture
 def site(ground: Cluster, kube: Kube, tmp_path: Path) -> Iterator[Site]:
-    """The module as it is, with everything made by it; destroyed afterwards."""
+    """The module as it is, with everything made by it but the definitions."""
     made = Site(ground, kube, tmp_path)
-    made.terraform.variables |= {"namespace": made.namespace, "dsn": made.dsn}
+    made.terraform.variables |= {"namespace": made.namespace, "dsn": made.dsn, "apply_crds": False}
     made.terraform.init()
     yield made
-    made.terraform.destroy()
+    with suppress(ApiError):
+        kube.request("DELETE", f"/api/v1/namespaces/{made.namespace}")
 
 
 def test_from_nothing_to_a_new_column_and_back_to_nothing(site: Site) -> None:
     kube = site.kube
+    site.terraform.variables["apply_crds"] = True
     site.terraform.apply()
 
     # The schema is there, brought by the Job that is named after it.
@@ -169,6 +174,7 @@ def test_from_nothing_to_a_new_column_and_back_to_nothing(site: Site) -> None:
 
 
 def test_a_broken_migration_fails_apply_with_its_reason_and_a_mended_one_goes_on(site: Site) -> None:
+    site.terraform.variables |= {"apply_crds": True, "keep_crds": True}
     broken = site.terraform.migrations / f"{len(list(site.terraform.migrations.glob('*.sql'))) + 1:04d}_broken.sql"
     broken.write_text("ALTER TABLE presence_sessions ADD COLUMN colour NOSUCHTYPE;\n")
 
@@ -184,6 +190,11 @@ def test_a_broken_migration_fails_apply_with_its_reason_and_a_mended_one_goes_on
 
     assert "colour" in site.columns("presence_sessions")
     site.terraform.plan_is_empty()
+
+    # Who wants to keep the definitions, and so the claims, keeps them.
+    site.terraform.destroy()
+    assert look(site.kube, f"/api/v1/namespaces/{site.namespace}") is None
+    assert [each for each in CRDS if crd(site.kube, each) is None] == []
 
 
 def test_a_pod_that_cannot_start_is_told_too(site: Site) -> None:
@@ -208,7 +219,8 @@ def test_a_pod_that_cannot_start_is_told_too(site: Site) -> None:
 
 
 def test_an_existing_namespace_and_secret_are_used_and_left_alone(ground: Cluster, kube: Kube, tmp_path: Path) -> None:
-    site = Site(ground, kube, tmp_path, "examples/existing-dolt")
+    # With OpenTofu where it is there, so that both are shown to work.
+    site = Site(ground, kube, tmp_path, "examples/existing-dolt", Toolchain().find("tofu"))
     site.terraform.variables |= {"namespace": site.namespace}
     base = f"/api/v1/namespaces/{site.namespace}"
     kube.request("POST", "/api/v1/namespaces", {"metadata": {"name": site.namespace}})
@@ -227,6 +239,13 @@ def test_an_existing_namespace_and_secret_are_used_and_left_alone(ground: Cluste
         state = (site.terraform.directory / "terraform.tfstate").read_text()
         assert Dsn.parse(site.dsn).password not in state
         site.terraform.plan_is_empty()
+
+        # A second run of the same migrations does no harm.
+        applied = "SELECT version, checksum, applied_at FROM presence_migrations ORDER BY version"
+        before = site.database.rows(applied)
+        site.terraform.apply("-replace=module.presence.kubectl_manifest.job")
+        assert site.jobs() == [job["metadata"]["name"]]
+        assert site.database.rows(applied) == before
     finally:
         site.terraform.destroy()
 
@@ -243,14 +262,3 @@ def test_an_existing_namespace_and_secret_are_used_and_left_alone(ground: Cluste
 
     eventually(nothing_is_left, "everything that the module made is gone", timeout=60)
     kube.request("DELETE", base)
-
-
-def test_a_second_job_with_the_same_migrations_does_no_harm(site: Site) -> None:
-    site.terraform.apply()
-    applied = "SELECT version, checksum, applied_at FROM presence_migrations ORDER BY version"
-    before = site.database.rows(applied)
-
-    site.terraform.apply("-replace=kubectl_manifest.job")
-
-    assert site.database.rows(applied) == before
-    site.terraform.plan_is_empty()

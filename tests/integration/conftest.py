@@ -27,9 +27,9 @@ def dolt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A MariaDB server, where Debian's mariadb-server-core is installed."""
+    """A MariaDB server, where it is installed."""
     if MARIADB is None:
-        pytest.skip("mariadbd is not installed (Debian: mariadb-server-core)")
+        pytest.skip("MariaDB is not installed (Debian: mariadb-server-core and mariadb-client-core)")
     with Server(tmp_path_factory.mktemp("mariadb"), "mariadb") as server:
         yield server
 

@@ -141,7 +141,7 @@ def test_readers_may_read_and_are_told_what_they_may_not(
 ) -> None:
     account = Account(kube, namespace, ["get", "list"])
     cli = Cli(tmp_path, write(tmp_path / "config", server, {"token": account.token}), namespace, "me")
-    assert cli("--strict", "list").out == "presence: no active claims\n"
+    assert cli("--strict", "list").out == f"presence: no active claims on board {namespace}\n"
     refused = cli("claim", "node:n1", "--purpose", "x")
     assert "board unreachable, going on without it: not allowed:" in refused.err
     assert f"ask for a role on namespace '{namespace}'" in refused.err
@@ -166,6 +166,14 @@ def test_a_board_that_does_not_exist(cluster: Cluster, tmp_path: Path) -> None:
         "there is no namespace 'no-such-board'; create it, or name the board's namespace with --namespace"
         in refused.err
     )
+    # To a list the API server says nothing of that: at least the empty board has its name.
+    assert cli("list").out == "presence: no active claims on board no-such-board\n"
+    assert cli("list", "--ended").out == "presence: no claims on board no-such-board\n"
+
+
+def test_an_empty_default_board_needs_no_name(cluster: Cluster, tmp_path: Path) -> None:
+    cli = Cli(tmp_path, cluster.kubeconfig, None, "me")
+    assert cli("list", "--resource", "infra:never-claimed-by-anybody").out == "presence: no active claims\n"
 
 
 def test_the_board_is_presence_whatever_the_context_says(

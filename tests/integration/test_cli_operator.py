@@ -64,6 +64,22 @@ def test_heartbeats_keep_a_short_claim_alive_and_silence_ends_it(
     board.until_phase(claim_name(A, "node:n1"), "Active")
 
 
+def test_a_heartbeat_says_once_which_claims_the_operator_let_expire(
+    a: Cli, board: Board, operator: OperatorProcess
+) -> None:
+    a("claim", "node:kept", "--purpose", "x")
+    for number, strict in enumerate((["--strict"], [])):
+        label = f"node:n{number}"
+        a("claim", label, "--purpose", "x", "--ttl", "2")
+        board.until_phase(claim_name(A, label), "Expired")
+
+        beat = a(*strict, "heartbeat", "--json", code=5 if strict else 0)
+
+        assert beat.err == f"presence: these claims ran out before this heartbeat: {label}; stop, and claim them anew\n"
+        assert [row["resource_label"] for row in beat.json()] == ["node:kept"]
+        assert a("--strict", "heartbeat").err == ""
+
+
 def test_what_ran_out_while_the_operator_was_away_stays_ended(a: Cli, board: Board, operator: OperatorProcess) -> None:
     a("claim", "node:short", "--purpose", "x", "--ttl", "5")
     a("claim", "node:long", "--purpose", "x")
@@ -72,13 +88,14 @@ def test_what_ran_out_while_the_operator_was_away_stays_ended(a: Cli, board: Boa
     deadline = parse_time(short["status"]["expiresAt"])
     eventually(lambda: len(a("list", "--json").json()) == 1, "node:short to run out", every=0.5)
 
-    a("heartbeat")
+    assert "node:short" in a("heartbeat").err
     assert [row["resource_label"] for row in a("list", "--json").json()] == ["node:long"]
     operator.resume()
 
     ended = board.until_phase(claim_name(A, "node:short"), "Expired")
     assert parse_time(ended["status"]["endedAt"]) >= deadline
     assert phase_of(board.get(claim_name(A, "node:long"))) == "Active"
+    assert a("--strict", "heartbeat").err == ""
 
 
 def test_a_session_that_expired_comes_back_with_its_next_heartbeat(

@@ -77,6 +77,14 @@ def test_at_80_columns_it_says_who_what_and_why(cli: Cli) -> None:
     assert "(me) alice" in text
 
 
+def test_at_40_columns_it_still_says_who(cli: Cli) -> None:
+    text = "\n".join(plain(line) for line in on_terminal(cli, 40, "list"))
+    assert "(me) alice" in text
+    assert SESSION[:10] in text
+    ended = [plain(line) for line in on_terminal(cli, 40, "list", "--ended")]
+    assert max(width(line) for line in ended) <= 40
+
+
 def test_colours_only_where_they_are_wanted(cli: Cli) -> None:
     assert any("\x1b[" in line for line in on_terminal(cli, 80, "list"))
     assert not any("\x1b[" in line for line in on_terminal(cli, 80, "list", NO_COLOR="1"))

@@ -59,7 +59,7 @@ def test_two_shells_see_each_other(a: Cli, b: Cli) -> None:
     assert B not in listed
 
     a("release", "--all-mine")
-    assert a("list", "--all").out == "presence: no active claims\n"
+    assert a("list", "--all").out == f"presence: no active claims on board {a.env['PRESENCE_NAMESPACE']}\n"
 
 
 def test_a_claim_is_one_object_with_the_holder_and_the_session(a: Cli, board: Board) -> None:
@@ -186,7 +186,7 @@ def test_a_heartbeat_renews_all_claims_for_their_own_ttl_with_one_write(a: Cli, 
     a("claim", "node:n1", "--purpose", "x", "--ttl", "1h")
     a("claim", "node:n2", "--purpose", "x", "--ttl", "60")
     before = {claim["metadata"]["name"]: claim["metadata"]["resourceVersion"] for claim in board.claims()}
-    made = parse_time(board.get_session(A)["metadata"]["creationTimestamp"])
+    made = max(parse_time(claim["metadata"]["creationTimestamp"]) for claim in board.claims())
     eventually(lambda: time.time() > made + 1, "a second later")
 
     beat = a("heartbeat")
@@ -217,8 +217,39 @@ def test_a_session_lives_as_long_as_its_longest_claim(a: Cli, board: Board) -> N
 
 
 def test_a_heartbeat_without_a_session_makes_one(a: Cli, board: Board) -> None:
-    a("heartbeat")
+    assert a("heartbeat").err == ""
     assert board.get_session(A)["spec"]["sessionId"] == A
+
+    typo = a("--strict", "heartbeat", "--session", "typo")
+    assert typo.err == "presence: session typo was not known; it has begun now\n"
+    assert a("--strict", "heartbeat", "--session", "typo").err == ""
+
+
+def test_a_session_made_by_hand_is_used_not_doubled(a: Cli, board: Board) -> None:
+    path = f"/apis/presence.dev/v1alpha1/namespaces/{board.namespace}/agentsessions"
+    body = {
+        "apiVersion": "presence.dev/v1alpha1",
+        "kind": "AgentSession",
+        "metadata": {"name": "by-hand", "annotations": {"presence.dev/ttl": "20m"}},
+        "spec": {"sessionId": A, "kind": "Pipeline", "user": "ci"},
+    }
+    made = board.kube.request("POST", path, body)
+    claim = board.claim("node:n1", A, name="by-hand", ttl="1h")
+    eventually(lambda: time.time() > parse_time(claim["metadata"]["creationTimestamp"]) + 1, "a second later")
+
+    (before,) = a("list", "--mine", "--json").json()
+    a("heartbeat")
+    (after,) = a("list", "--mine", "--json").json()
+    assert parse_time(after["expires_at"]) > parse_time(before["expires_at"])
+
+    a("claim", "node:n2", "--purpose", "x", "--ttl", "2h")
+    a("claim", "node:n3", "--purpose", "x")
+    (session,) = board.sessions()
+    assert session["metadata"]["uid"] == made["metadata"]["uid"]
+    assert session["metadata"]["annotations"]["presence.dev/ttl"] == "2h"
+    assert session["spec"] == made["spec"]
+    owned = board.get(claim_name(A, "node:n2"))
+    assert [owner["uid"] for owner in owned["metadata"]["ownerReferences"]] == [made["metadata"]["uid"]]
 
 
 def test_release_lets_go_and_keeps_the_history(a: Cli, board: Board) -> None:
@@ -238,6 +269,32 @@ def test_release_of_nothing_is_silent(a: Cli) -> None:
     for arguments in (["node:never"], ["--all-mine"]):
         result = a("release", *arguments)
         assert (result.out, result.err) == ("", "")
+
+
+def test_release_finds_claims_that_were_made_by_hand(a: Cli, b: Cli, board: Board) -> None:
+    board.claim("node:n1", A, name="by-hand")
+    board.claim("node:n1", A, name="by-hand-too")
+    board.claim("node:n1", B, name="of-somebody-else")
+
+    a("release", "node:n1")
+    assert [row["session_id"] for row in b("list", "--json").json()] == [B]
+
+    # Also beside one that the command line made, and beside one that it released before.
+    a("claim", "node:n2", "--purpose", "x")
+    for name in ("second", "third"):
+        board.claim("node:n2", A, name=name)
+        a("release", "node:n2")
+        assert a("list", "--mine", "--json").json() == []
+
+
+def test_release_in_json_lists_only_what_this_call_released(a: Cli) -> None:
+    a("claim", "node:n1", "node:n2", "--purpose", "x")
+    a("claim", "node:short", "--purpose", "x", "--ttl", "5")
+
+    assert [row["resource_label"] for row in a("release", "node:n1", "--json").json()] == ["node:n1"]
+    assert [row["resource_label"] for row in a("release", "node:n1", "node:n2", "--json").json()] == ["node:n2"]
+    eventually(lambda: "node:short" not in a("list", "--mine").out, "node:short to run out", every=0.5)
+    assert a("release", "node:n1", "node:short", "--json").json() == []
 
 
 def test_release_never_touches_the_claims_of_others(a: Cli, b: Cli) -> None:
@@ -373,6 +430,22 @@ def test_strict_claims_are_all_or_nothing(a: Cli, b: Cli) -> None:
     b("claim", "node:n2", "--strict", "--purpose", "free")
 
 
+def test_a_refusal_says_of_each_resource_how_many_hold_it(a: Cli, b: Cli) -> None:
+    a("claim", "node:n1", "node:n2", "node:n3", "--purpose", "kernel")
+    for session, labels in (("c", ["node:n1", "node:n2"]), ("d", ["node:n1"])):
+        a.as_session(session)("claim", *labels, "--purpose", "kernel")
+
+    refused = b("--strict", "claim", "node:n1", "node:n2", "node:n3", "--purpose", "disk", code=3).err
+
+    n1, n2, n3, advice = refused.split("; ")
+    assert n1.startswith("presence: not claimed: node:n1 is held by ")
+    assert n1.endswith(" (and 2 more sessions)")
+    assert n2.startswith("node:n2 is held by ")
+    assert n2.endswith(" (and 1 more session)")
+    assert n3.startswith("node:n3 is held by ")
+    assert "more session" not in n3 + advice
+
+
 @pytest.mark.parametrize(
     "purpose",
     [
@@ -400,6 +473,16 @@ def test_purposes_of_others_cannot_drive_the_terminal(a: Cli, board: Board) -> N
     assert len(shown[1]) < 400
 
 
+@pytest.mark.parametrize(("ttl", "bounded"), [("100d", "1d"), ("1s", "5s"), ("24h", None), ("5s", None)])
+def test_a_ttl_out_of_bounds_is_not_bounded_in_silence(a: Cli, ttl: str, bounded: str | None) -> None:
+    claimed = a("claim", "node:n1", "node:n2", "--purpose", "x", "--ttl", ttl)
+    if bounded is None:
+        assert claimed.err == ""
+    else:
+        assert f"presence: the ttl of node:n1, node:n2 is bounded: {bounded} instead of {ttl}" in claimed.err
+        assert claimed.err.count("\n") == 1
+
+
 def test_the_api_servers_objection_is_shown(a: Cli) -> None:
     # Passes the command line's own checks, but the schema knows better.
     refused = a("claim", "node:n1", "--purpose", "x", "--url", "https://x:y:z", code=2)
@@ -416,6 +499,7 @@ def test_the_api_servers_objection_is_shown(a: Cli) -> None:
         (["claim", "stack:vault", "--purpose", "x" * 1025], "at most 1024 fit"),
         (["claim", "stack:vault", "--purpose", "x", "--ttl", "0"], "90s, 15m or 2h"),
         (["claim", "stack:vault", "--purpose", "x", "--ttl", "-5"], "--ttl"),
+        (["claim", "stack:vault", "--purpose", "x", "--ttl", "-5m"], "more than zero: write for example 90s, 15m"),
         (["claim", "stack:vault", "--purpose", "x", "--ttl", "soon"], "90s, 15m, 2h"),
         (["claim", "stack:vault", "--purpose", "x", "--session", "s" * 129], "at most 128"),
         (["claim", "pvc:nowhere", "--purpose", "x"], "pvc:<namespace>/<name>"),
@@ -424,10 +508,13 @@ def test_the_api_servers_objection_is_shown(a: Cli) -> None:
         (["list", "--mine", "--all"], "not allowed with"),
         (["list", "--mine", "--session", "somebody"], "leave one out"),
         (["list", "-n", "No/Namespace"], "lower-case letters"),
+        (["list", "--resource", "bad"], "write <type>:<name>, for example service:bad"),
+        (["list", "--type", "Foo"], "a lower-case word such as node"),
+        (["list", "--type", ""], "a lower-case word such as node"),
         (["frobnicate"], "claim, heartbeat, release"),
         ([], "see presence --help"),
         (["peek"], "LABEL"),
-        (["session"], "see presence session --help"),
+        (["session"], "required: list; see presence session --help"),
         (["session", "list", "--limit", "0"], "write for example 20"),
         (["completion"], "bash, zsh or fish"),
     ],
@@ -456,6 +543,7 @@ def test_session_list(a: Cli, b: Cli, board: Board) -> None:
     assert rows[A]["is_me"] is True
     assert rows[A]["phase"] == "Active"
     assert rows[B]["model"] == "opus"
+    assert {session: row["active_claims"] for session, row in rows.items()} == {A: 1, B: 1, "paused": 0}
     assert rows["paused"]["phase"] == "Paused"
     assert ids("--phase", "Paused") == {"paused"}
     assert ids("--phase", "Paused", "--phase", "Active") == {"paused", A, B}
@@ -502,6 +590,37 @@ def test_the_reader_may_stop_reading(a: Cli, board: Board) -> None:
     )
     assert done.stdout.startswith("RESOURCE")
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("verb", ["list", "list --json", "release node:none", "--version"])
+def test_standard_output_may_be_closed(a: Cli, verb: str) -> None:
+    done = shell(a, f"{verb} >&-")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert shell(a, f"{verb} 2>&-").returncode == 0
+
+
+@pytest.mark.parametrize("number", [1, 100])
+def test_a_full_disk_is_an_error_in_one_line(a: Cli, board: Board, number: int) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda at: board.claim(f"infra:x{at}", "mass", purpose="y" * 900), range(number)))
+    done = shell(a, "list --json >/dev/full")
+    assert done.returncode == 1
+    assert done.stderr == "presence: cannot write the output: No space left on device\n"
+
+
+def test_nothing_is_left_open(a: Cli) -> None:
+    watchful: dict[str, str | None] = {"PYTHONDEVMODE": "1"}
+    assert a("claim", "node:n1", "--purpose", "x", env=watchful).err == ""
+    assert a("list", env=watchful).err == ""
+    assert a("claim", "node:n1", "--purpose", "x", "--url", "https://x:y:z", env=watchful, code=2).err.count("\n") == 1
+
+
+def shell(cli: Cli, arguments: str) -> subprocess.CompletedProcess[str]:
+    """A call whose arguments may redirect."""
+    command = f"{' '.join(cli.command())} {arguments}"
+    return subprocess.run(
+        ["sh", "-c", command], env=cli.environment(), capture_output=True, text=True, timeout=20, check=False
+    )
 
 
 def test_kubectl_runs_it_as_a_plugin(a: Cli, cluster: Cluster, tmp_path: Path) -> None:

@@ -221,8 +221,9 @@ class Link:
 
 
 def test_a_leader_cut_off_from_the_api_server_stops_and_leads_again_when_it_is_back(
-    cluster: Cluster, namespace: str
+    cluster: Cluster, namespace: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     health = Health(Metrics())
     turns: list[str] = []
 
@@ -248,6 +249,40 @@ def test_a_leader_cut_off_from_the_api_server_stops_and_leads_again_when_it_is_b
                 link.whole = True
                 await until(lambda: elector.leading, "leads again")
         assert turns == ["on", "off", "on", "off"]
+
+    asyncio.run(go())
+    reasons = [vars(record)["reason"] for record in caplog.records if hasattr(record, "reason")]
+    assert reasons == ["the lease could not be renewed in time", "shutting down"]
+
+
+def test_a_leader_whose_token_is_refused_gets_a_new_one_at_once(cluster: Cluster, namespace: str) -> None:
+    turns: list[str] = []
+
+    async def go() -> None:
+        made = await configuration(cluster)
+        good = f"Bearer {cluster.token}"
+        made.cert_file = made.key_file = None
+        made.api_key["BearerToken"] = good
+
+        async def reload() -> None:
+            made.api_key["BearerToken"] = good
+
+        async with (
+            client.ApiClient(made) as api,
+            Elector(
+                api,
+                settings(namespace),
+                Health(Metrics()),
+                lambda: turns.append("on"),
+                lambda: turns.append("off"),
+                reload,
+            ) as elector,
+        ):
+            await until(lambda: elector.leading, "leads")
+            made.api_key["BearerToken"] = "Bearer replaced"
+            await until(lambda: made.api_key["BearerToken"] == good, "the token is renewed")
+            assert elector.leading
+        assert turns == ["on", "off"]
 
     asyncio.run(go())
 

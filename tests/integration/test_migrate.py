@@ -205,7 +205,9 @@ def test_a_newer_database_is_left_alone_and_that_is_said(empty: Database, tmp_pa
 
 
 def test_many_migrators_at_once_apply_everything_once(empty: Database, tmp_path: Path) -> None:
-    files = _files(tmp_path / "sql", "CREATE TABLE presence_a (b INT);", "INSERT INTO presence_a VALUES (1);")
+    files = _files(
+        tmp_path / "sql", "CREATE TABLE presence_a (b INT);", "SELECT SLEEP(1);\nINSERT INTO presence_a VALUES (1);"
+    )
     running = [_start(_address(empty), "--migrations", files) for _ in range(3)]
     outputs = [process.communicate(timeout=60) for process in running]
     assert [process.returncode for process in running] == [0, 0, 0], outputs

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -355,6 +356,22 @@ def test_many_changes_of_holders_share_one_dolt_commit(dolt_tables: Database) ->
     assert mirror.figure("presence_mirror_commits_total") == 1
     ((committer, email),) = dolt_tables.rows("SELECT committer, email FROM dolt_log LIMIT 1")
     assert (committer, email) == ("presence-operator", "operator@presence.dev")
+
+
+def test_steady_change_is_committed_every_five_seconds_at_most(dolt_tables: Database) -> None:
+    fresh = count()
+    with RunningMirror(dolt_tables.dsn) as mirror:
+        mirror.settled()
+
+        def committed_twice() -> bool:
+            mirror.offer(a_claim(f"stack:s{next(fresh)}"))
+            return len(_log(dolt_tables)) >= 3
+
+        eventually(committed_twice, "two commits of steady change", every=0.3)
+        (apart,) = dolt_tables.rows(
+            "SELECT TIMESTAMPDIFF(MICROSECOND, MIN(date), MAX(date)) FROM dolt_log WHERE message LIKE '%granted%'"
+        )
+        assert apart[0] > 4_900_000
 
 
 def test_what_changed_last_is_committed_at_the_end(dolt_tables: Database) -> None:

@@ -16,6 +16,7 @@ from presence_operator.mirror.connection import is_retryable
 from presence_operator.mirror.projection import difference, row_key, sql_time
 from presence_operator.mirror.schema import wanted_version
 from presence_operator.mirror.store import Batch, Store, SupersededError
+from presence_operator.settings import SettingsError
 from support.dolt import Database, Server, dump
 from support.facts import NOON, a_claim, ended, renewed
 from support.mirror import RunningMirror
@@ -24,6 +25,7 @@ from support.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from presence_operator.mirror.dsn import Dsn
     from presence_operator.mirror.projection import Changes
 
 
@@ -202,6 +204,37 @@ def test_a_row_that_the_server_does_not_take_holds_up_no_other(tables: Database)
         mirror.offer(replace(bad, purpose="short now"))
         mirror.settled()
         assert len(dump(tables)) == 21
+
+
+def test_rows_of_which_the_server_takes_none_are_told_and_left_alone(tables: Database) -> None:
+    tables.execute("ALTER TABLE presence_claims MODIFY COLUMN purpose VARCHAR(20) NOT NULL")
+    bad = [a_claim(f"stack:bad{number}", purpose="longer than the column of an older table") for number in range(3)]
+    with RunningMirror(tables.dsn, bad) as mirror:
+        mirror.settled()
+        for claim in bad:
+            assert "does not take" in mirror.wait_said(claim).message
+
+
+def test_a_password_that_was_replaced_in_its_file_is_picked_up(
+    tables: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = tables.dsn.database
+    tables.execute(f"CREATE USER r_{name}@'%' IDENTIFIED BY 'second'", f"GRANT ALL ON {name}.* TO r_{name}@'%'")
+    dsn = replace(tables.dsn, user=f"r_{name}", password="first")
+    content: list[str | None] = [None]
+
+    def reread() -> Dsn:
+        if content[0] is None:
+            raise SettingsError(["the file is empty"])
+        return replace(dsn, password=content[0])
+
+    caplog.set_level(logging.DEBUG)
+    with RunningMirror(dsn, [a_claim()], reread=reread) as mirror:
+        eventually(lambda: "cannot be read anew" in caplog.text, "it looks")
+        content[0] = "second"
+        mirror.settled(60)
+        assert len(dump(tables)) == 1
+    assert "second" not in "".join(str(vars(record)) for record in caplog.records)
 
 
 def test_an_operator_that_was_replaced_writes_nothing_any_more(tables: Database) -> None:

@@ -50,6 +50,17 @@ def test_a_claim_is_a_row_while_it_lives_and_history_after(
     assert stamps[0][0].strftime("%Y-%m-%dT%H:%M:%SZ") == board.get(name)["status"]["endedAt"]
 
 
+def test_a_session_that_is_deleted_is_over_in_the_table_too(
+    board: Board, operator_process: Operators, dolt_tables: Database
+) -> None:
+    operator_process(dsn=_address(dolt_tables)).start()
+    board.session("s1")
+    query = "SELECT phase, ended_at IS NULL FROM presence_sessions WHERE session_id = 's1'"
+    eventually(lambda: dolt_tables.rows(query) == [("Active", 1)], "its row")
+    board.delete_session("s1")
+    eventually(lambda: dolt_tables.rows(query) == [("Deleted", 0)], "the row says that it ended")
+
+
 def test_what_happened_while_the_operator_was_dead_is_right_in_the_tables_afterwards(
     board: Board, operator_process: Operators, dolt_tables: Database
 ) -> None:

@@ -149,3 +149,10 @@ def test_ended_claims_go_after_the_retention(board: Board, operator_process: Cal
     board.until_phase(name, kinds.ACTIVE)
     board.patch(kinds.SESSION_PLURAL, name_of(board.get_session("ann")), {"spec": {"state": kinds.COMPLETED}})
     eventually(lambda: not board.claims() and not board.sessions(), "both are gone")
+
+
+def test_the_log_tells_who_got_what(board: Board, operator_process: Callable[..., OperatorProcess]) -> None:
+    operator = operator_process().start()
+    board.until_phase(board.claim("stack:told", "ann")["metadata"]["name"], kinds.ACTIVE)
+    expected = f"claim granted namespace={board.namespace} resource=stack:told session=ann"
+    eventually(lambda: expected in operator.log.read_text(), "the grant in the log")

@@ -173,6 +173,27 @@ def test_answers_that_are_lost_after_the_write_change_nothing(
         assert [item["reason"] for item in board.events()].count("Claimed") <= 1
 
 
+def test_of_two_operators_one_acts_and_the_other_takes_over(
+    board: Board, operator_process: Callable[..., OperatorProcess]
+) -> None:
+    election = ("--leader-elect", "--lease-duration", "3s", "--renew-deadline", "2s", "--retry-period", "0.5s")
+    first = operator_process(*election).start()
+    eventually(lambda: first.metric("presence_leader") == 1, "the first leads")
+    second = operator_process(*election).start()
+    kept = name_of(board.claim("stack:vault", "ann", ttl="15m"))
+    short = name_of(board.claim("db:main", "ann", ttl="3s"))
+    board.until_phase(kept, kinds.ACTIVE)
+    board.until_phase(short, kinds.ACTIVE)
+    assert (first.metric("presence_leader"), second.metric("presence_leader")) == (1, 0)
+    assert second.metric("presence_claims_granted_total") == 0
+    first.kill()
+    board.until_phase(short, kinds.EXPIRED)
+    made = name_of(board.claim("stack:vault", "bob"))
+    board.until_phase(made, kinds.ACTIVE)
+    assert second.metric("presence_claims_granted_total") == 1
+    assert second.stop() == 0
+
+
 def test_sigterm_ends_it_cleanly(board: Board, operator: OperatorProcess) -> None:
     name = name_of(board.claim("stack:vault", "ann"))
     board.until_phase(name, kinds.ACTIVE)

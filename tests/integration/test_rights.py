@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from devcluster.cli import run_kubectl
+from presence_operator.settings import Settings
 from support.operator import OperatorProcess
 from support.waiting import eventually
 
@@ -20,10 +22,15 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 
 
-def documented_role() -> dict[str, Any]:
+def documented() -> list[dict[str, Any]]:
     blocks = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    [role] = [body for body in map(yaml.safe_load, blocks) if isinstance(body, dict) and body.get("kind") == "Role"]
-    return dict(role)
+    bodies = [body for block in blocks for body in yaml.safe_load_all(block)]
+    return [body for body in bodies if isinstance(body, dict) and "kind" in body]
+
+
+def documented_role() -> dict[str, Any]:
+    [role] = [body for body in documented() if body["kind"] == "Role"]
+    return role
 
 
 def kubeconfig_of(account: str, cluster: Cluster, kube: Kube, namespace: str, path: Path) -> Path:
@@ -80,3 +87,37 @@ def test_the_documented_role_is_all_that_the_operator_needs(
         assert operator.metric("presence_api_request_duration_seconds_count", outcome="denied") == 0
         assert operator.stop() == 0
         assert "403" not in operator.log.read_text()
+
+
+def test_what_the_page_shows_runs_the_operator_in_a_cluster(cluster: Cluster, namespace: str, tmp_path: Path) -> None:
+    bodies = documented()
+    file = tmp_path / "all.yaml"
+    file.write_text(yaml.safe_dump_all(bodies))
+    done = run_kubectl(
+        cluster, "apply", "--namespace", namespace, "--dry-run=server", "--validate=strict", "-f", str(file)
+    )
+    by_kind = {body["kind"]: body for body in bodies}
+    assert set(by_kind) == {"Role", "RoleBinding", "ServiceAccount", "Secret", "Deployment"}
+    assert done.count("server dry run") == len(bodies)
+
+    [subject] = by_kind["RoleBinding"]["subjects"]
+    assert by_kind["RoleBinding"]["roleRef"]["name"] == by_kind["Role"]["metadata"]["name"]
+    assert subject["name"] == by_kind["ServiceAccount"]["metadata"]["name"]
+    pod = by_kind["Deployment"]["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    assert pod["serviceAccountName"] == subject["name"]
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert container["securityContext"]["readOnlyRootFilesystem"]
+    assert {container[probe]["httpGet"]["path"] for probe in ("livenessProbe", "readinessProbe")} == {
+        "/healthz",
+        "/readyz",
+    }
+    [variable] = container["env"]
+    reference = variable["valueFrom"]["secretKeyRef"]
+    assert variable["name"] == "PRESENCE_DSN"
+    assert reference["name"] == by_kind["Secret"]["metadata"]["name"]
+    assert reference["key"] in by_kind["Secret"]["stringData"]
+    command, *flags = container["args"]
+    assert command == "run"
+    given = dict(flag.split("=", 1) for flag in flags)
+    assert Settings.load(given, {}).namespaces == (subject["namespace"],)

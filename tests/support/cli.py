@@ -33,7 +33,14 @@ class Cli:
 
     def __init__(self, home: Path, kubeconfig: Path | str | None, namespace: str | None, session: str | None) -> None:
         self.home = home
-        self.env = {"PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8", "PYTHONPATH": str(ROOT / "cli")}
+        self.env = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(home),
+            "LANG": "C.UTF-8",
+            "PYTHONPATH": str(ROOT / "cli"),
+            # A test machine may be busier than any user would bear; what the limit itself does is tested with its own.
+            "PRESENCE_TIMEOUT": "15s",
+        }
         for name, value in (
             ("KUBECONFIG", kubeconfig),
             ("PRESENCE_NAMESPACE", namespace),

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MARIADB = shutil.which("mariadbd") or shutil.which("mariadbd", path="/usr/sbin")
+if not (shutil.which("mariadb-install-db") and shutil.which("my_print_defaults")):
+    MARIADB = None
 
 
 @dataclass(frozen=True)

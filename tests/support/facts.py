@@ -95,7 +95,7 @@ def a_session(session: str = "wizard@devvm@a1b2c3d4", *, phase: str = kinds.ACTI
         host="devvm",
         agent="claude-code",
         model="",
-        project="/work/infra",
+        project="/srv/infra",
         url="",
         heartbeat_seconds=30.0,
         state=kinds.RUNNING,

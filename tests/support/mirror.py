@@ -25,7 +25,14 @@ T = TypeVar("T")
 class RunningMirror:
     """A mirror of the claims and sessions that tests offer. A context: entered it runs, left it is cancelled."""
 
-    def __init__(self, dsn: Dsn, claims: Iterable[Claim] = (), sessions: Iterable[Session] = ()) -> None:
+    def __init__(
+        self,
+        dsn: Dsn,
+        claims: Iterable[Claim] = (),
+        sessions: Iterable[Session] = (),
+        reread: Callable[[], Dsn] | None = None,
+    ) -> None:
+        self._reread = reread
         self.claims = {claim.key: claim for claim in claims}
         self.sessions = {session.key: session for session in sessions}
         self.told: list[tuple[Key, str, MirrorOutcome]] = []
@@ -130,6 +137,7 @@ class RunningMirror:
                 on_state=lambda key, uid, outcome: self.told.append((key, uid, outcome)),
                 metrics=self.metrics,
                 server_now=lambda: self.now,
+                reread=self._reread,
             )
             self._task = asyncio.create_task(self._mirror.run())
             self._ready.set()

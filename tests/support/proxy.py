@@ -18,9 +18,13 @@ if TYPE_CHECKING:
 
 
 class FaultyServer:
-    """Speaks plain HTTP on loopback to one client and TLS to the API server, as the administrator."""
+    """Speaks HTTP on loopback to one client, plain or with the TLS `front`, and TLS to the API server, as the
+    administrator. With `front`, a client is to trust the `ca.crt` in `directory`.
+    """
 
-    def __init__(self, url: str, token: str, ca_file: str, directory: Path) -> None:
+    def __init__(
+        self, url: str, token: str, ca_file: str, directory: Path, front: ssl.SSLContext | None = None
+    ) -> None:
         self._upstream = urlsplit(url)
         self._token = token
         self._tls = ssl.create_default_context(cafile=ca_file)
@@ -44,11 +48,17 @@ class FaultyServer:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.kubeconfig = directory / "faulty.kubeconfig"
-        port = self._server.server_address[1]
+        cluster = {"server": f"http://127.0.0.1:{self._server.server_address[1]}"}
+        if front is not None:
+            # The handshake is left to the thread of each connection.
+            self._server.socket = front.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
+            cluster = {"server": cluster["server"].replace("http", "https"), "certificate-authority": "ca.crt"}
         config = {
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [{"name": "faulty", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
+            "clusters": [{"name": "faulty", "cluster": cluster}],
             "users": [{"name": "faulty", "user": {}}],
             "contexts": [{"name": "faulty", "context": {"cluster": "faulty", "user": "faulty"}}],
             "current-context": "faulty",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -148,6 +150,12 @@ class ForeignStage(Stage):
     """A context of the user's kubeconfig. What the demo installs is removed at the end."""
 
     def __init__(self, context: str, environment: Mapping[str, str]) -> None:
+        known = subprocess.run(
+            ["kubectl", "config", "get-contexts", "--output=name"],
+            capture_output=True, text=True, check=False, timeout=30,
+        ).stdout.split()  # fmt: skip
+        if context not in known:
+            raise SystemExit(f"demo: the kubeconfig has no context {context!r}; it has: {', '.join(known) or 'none'}")
         missing = [name for name in ("PRESENCE_DSN", "PRESENCE_IMAGE") if not environment.get(name)]
         if missing:
             raise SystemExit(
@@ -165,7 +173,7 @@ class ForeignStage(Stage):
     def __enter__(self) -> Self:
         toolchain = Toolchain()
         self.terraform = str(toolchain.terraform())
-        self.directory = Path(".cache/demo").absolute()
+        self.directory = Path(".cache/demo").absolute() / re.sub(r"[^A-Za-z0-9_-]+", "-", self._context)
         self.directory.mkdir(parents=True, exist_ok=True)
         # A kubeconfig with this one context as the current one serves every tool alike.
         config = subprocess.run(
@@ -178,7 +186,23 @@ class ForeignStage(Stage):
         self._kubeconfig.touch(mode=0o600)
         self._kubeconfig.write_text(config.stdout)
         self._provider = terraform.environment(toolchain)
+        ours = (self.directory / "terraform" / "terraform.tfstate").exists()
+        if not ours and self._installed():
+            raise SystemExit(
+                f"demo: presence is installed on {self._context} already, and the demo removes what it installs: "
+                "take another cluster, or `make demo` for a local one"
+            )
         return self
+
+    def _installed(self) -> bool:
+        found = subprocess.run(
+            ["kubectl", "get", "crd,namespace", "--output=name"],
+            env={**os.environ, **self.environment()}, capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+        if found.returncode:
+            raise SystemExit(f"demo: {found.stderr.strip()}")
+        names = {line.rpartition("/")[2] for line in found.stdout.split()}
+        return bool(names & {"presenceclaims.presence.dev", "agentsessions.presence.dev", "presence"})
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -189,10 +213,12 @@ class ForeignStage(Stage):
         state = self.directory / "terraform"
         if (state / "terraform.tfstate").exists():
             print("\n== What the demo installed is removed", flush=True)
-            subprocess.run(
+            done = subprocess.run(
                 [self.terraform, f"-chdir={state}", "destroy", "-no-color", "-auto-approve"],
                 env={**os.environ, **self.environment()}, stdin=subprocess.DEVNULL, check=False, timeout=600,
             )  # fmt: skip
+            if done.returncode == 0:
+                shutil.rmtree(state)
         self._kubeconfig.unlink(missing_ok=True)
 
     def environment(self) -> dict[str, str]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from presence.board import ATTEMPTS, GoneError, check_claim, holder_of, owner_of, session_over
+from presence.board import ATTEMPTS, CACHED, GoneError, check_claim, holder_of, owner_of, session_over
 from presence.commands.own import Own
 from presence.errors import HeldByAnotherError, ServerError, UsageError
 from presence.identity import find_identity
 from presence.model.deadlines import has_ended, is_live
-from presence.model.durations import DurationError, format_duration, parse_duration
+from presence.model.durations import DurationError, clamp, format_duration, parse_duration
 from presence.model.kinds import (
     AGENT,
     CLAIM_PLURAL,
     EXCLUSIVE,
     HUMAN,
+    MAX_TTL,
+    MIN_TTL,
     ON_EXPIRY_HOLD,
     ON_EXPIRY_RELEASE,
     PIPELINE,
@@ -23,7 +25,7 @@ from presence.model.kinds import (
 from presence.model.labels import LabelError, check_label
 from presence.model.queue import ahead_of, mode_of
 from presence.notices import tell
-from presence.output import Paint, clean, fold, quoted, wants_colour, write, write_json
+from presence.output import Paint, clean, fold, note, quoted, wants_colour, write, write_json
 from presence.view import claim_row, claim_rows
 
 TYPE_CHECKING = False  # importing typing costs 3 ms
@@ -159,6 +161,7 @@ def run(context: Context) -> int:
         for claim in fresh:
             context.board().release(identity.session, claim["spec"]["resource"])
         raise HeldByAnotherError(_held(outcomes))
+    warn_of_bounds(labels, ttl)
     report(context, outcomes)
     return 0
 
@@ -184,7 +187,10 @@ def place(
             tell(board, identity.session, mine.claims)
             # A session lives as long as the longest of its claims would.
             ttl = max(mine.longest(), parse_duration(wish.ttl) if wish.ttl else 0.0)
-            session = board.apply_session(identity, ttl)
+            by_hand = None
+            if not mine.in_usual_session():
+                by_hand = board.session_by_hand(identity.session, not_older_than=CACHED)
+            session = board.apply_session(identity, ttl) if by_hand is None else board.beat(identity, by_hand, ttl)
             if session_over(session):
                 session = board.replace_session(session, identity, ttl)
                 mine.reload()
@@ -308,6 +314,16 @@ def check_ttl(text: str | None) -> str | None:
         raise UsageError(f"--ttl: {error}") from None
 
 
+def warn_of_bounds(labels: list[str], ttl: str | None) -> None:
+    """Say so when the board does not take this ttl as it is. An operator may be configured with other bounds."""
+    if ttl is None:
+        return
+    bounded = format_duration(clamp(parse_duration(ttl), MIN_TTL, MAX_TTL))
+    if bounded != ttl:
+        what = ", ".join(labels)
+        note(f"the ttl of {what} is bounded: {bounded} instead of {ttl}, unless the operator is configured otherwise")
+
+
 def report(context: Context, outcomes: list[tuple[dict[str, Any], list[dict[str, Any]]]]) -> None:
     """Say what was claimed and who else is there."""
     import sys
@@ -336,7 +352,13 @@ def describe(row: dict[str, Any]) -> str:
 
 
 def _held(outcomes: list[tuple[dict[str, Any], list[dict[str, Any]]]]) -> str:
-    parts = [f"{mine['resource_label']} is held by {describe(others[0])}" for mine, others in outcomes if others]
-    more = sum(len(others) for _, others in outcomes) - len(parts)
-    tail = f" and {more} more" if more else ""
-    return f"not claimed: {'; '.join(parts)}{tail}; wait for the release, or ask the holder"
+    parts = [
+        f"{mine['resource_label']} is held by {describe(others[0])}{_more(len(others) - 1)}"
+        for mine, others in outcomes
+        if others
+    ]
+    return f"not claimed: {'; '.join(parts)}; wait for the release, or ask the holder"
+
+
+def _more(count: int) -> str:
+    return f" (and {count} more session{'' if count == 1 else 's'})" if count else ""

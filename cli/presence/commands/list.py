@@ -6,6 +6,7 @@ import sys
 
 from presence.errors import UsageError
 from presence.identity import check_session, find_session
+from presence.model.kinds import DEFAULT_BOARD
 from presence.model.labels import is_key
 from presence.model.times import parse_time
 from presence.notices import tell
@@ -28,6 +29,9 @@ EXAMPLES = """examples:
   presence list
   presence list --mine
   presence list --type stack --json"""
+
+#: On fewer columns, who it is matters more than since when.
+_NARROW = 50
 
 
 SESSION_IS_AN_ARGUMENT = True
@@ -57,14 +61,18 @@ def run(context: Context) -> int:
     if arguments.mine and wanted not in (None, me):
         raise UsageError("--mine and --session name different sessions; leave one out")
     wanted = me if arguments.mine else wanted
+    if arguments.resource is not None:
+        from presence.commands.claim import check_labels  # only where it is needed: a bare list is to be quick
+
+        check_labels([arguments.resource])
+    prefix = check_type(arguments.type) + ":" if arguments.type is not None else ""
     board = context.board()
     tell(board, me)
     claims = board.claims(session=wanted, resource=arguments.resource, ended=arguments.ended)
     if not arguments.type and arguments.resource is None and wanted is None:
         # Nobody works on the keys of `presence once`; --type once shows them.
         claims = [claim for claim in claims if not is_key(claim["spec"]["resource"])]
-    if arguments.type:
-        prefix = arguments.type.removesuffix(":") + ":"
+    if prefix:
         claims = [claim for claim in claims if claim["spec"]["resource"].startswith(prefix)]
     now = board.now
     found = board.live(claims, exact=wanted is not None)
@@ -82,16 +90,35 @@ def run(context: Context) -> int:
     if arguments.json:
         write_json(rows)
     elif not rows:
-        write("presence: no claims" if arguments.ended else "presence: no active claims")
+        where = "" if board.namespace == DEFAULT_BOARD else f" on board {board.namespace}"
+        write(("presence: no claims" if arguments.ended else "presence: no active claims") + where)
     else:
         write("\n".join(_lines(context, rows, now, phases)))
     return 0
 
 
+def check_type(text: str) -> str:
+    """The type of resource, without the colon that may follow it.
+
+    Raises:
+        UsageError: it is none.
+    """
+    import re
+
+    kind = text.removesuffix(":")
+    if not re.fullmatch("[a-z][a-z0-9-]{0,30}", kind):
+        from presence.model.labels import KNOWN_TYPES
+
+        raise UsageError(
+            f"{text[:80]!r} is no type of resource: write a lower-case word such as {', '.join(KNOWN_TYPES)}"
+        )
+    return kind
+
+
 def _lines(context: Context, rows: list[Row], now: float, phases: dict[tuple[str, str], str]) -> list[str]:
     columns = [
         Column("RESOURCE", least=18),
-        Column("SESSION", least=12),
+        Column("SESSION", least=12, tight=5 if phases else 12),
         Column("HOLDER", least=8, droppable=1),
         Column("PURPOSE", least=22),
         Column("SINCE"),
@@ -115,4 +142,9 @@ def _lines(context: Context, rows: list[Row], now: float, phases: dict[tuple[str
         line.append(age(left) if phase in ("", "Active", "Pending") else "-")
         cells.append(line)
     paint = Paint(wants_colour(sys.stdout, context.env))
-    return table(columns, cells, room(sys.stdout, context.env), paint)
+    limit = room(sys.stdout, context.env)
+    if limit is not None and limit < _NARROW:
+        del columns[4]
+        for line in cells:
+            del line[4]
+    return table(columns, cells, limit, paint)

@@ -6,9 +6,9 @@ where no operator was there to write that down, the holder does it itself, befor
 
 from __future__ import annotations
 
-from presence.board import CACHED
+from presence.board import CACHED, session_name
 from presence.model.deadlines import claim_deadline, has_ended, last_sign_of_life, ttl_of
-from presence.model.kinds import LAPSED_ANNOTATION
+from presence.model.kinds import EXPIRED, LAPSED_ANNOTATION
 from presence.model.times import format_time, parse_time
 
 TYPE_CHECKING = False  # importing typing costs 3 ms
@@ -79,6 +79,21 @@ class Own:
         """The claim on this resource, ended or not."""
         return next((claim for claim in self.claims if claim["spec"]["resource"] == resource), None)
 
+    def expired_since(self, moment: float | None) -> list[Object]:
+        """The claims that an operator ended after this moment, the session's heartbeat before (None: there was none).
+
+        What a call wrote down itself is not among them: it was in that call's `lost`.
+        """
+        if moment is None:
+            return []
+        return [claim for claim in self.claims if _expired_at(claim) > moment]
+
+    def in_usual_session(self) -> bool:
+        """True when a claim belongs to the AgentSession of the usual name: there is no need to look for another."""
+        name = session_name(self._session)
+        owners = [owner for claim in self.claims for owner in claim["metadata"].get("ownerReferences") or ()]
+        return any(owner.get("name") == name for owner in owners)
+
     def standing(self) -> list[Object]:
         """The claims that have not ended."""
         return [claim for claim in self.claims if not has_ended(claim)]
@@ -101,3 +116,10 @@ def _sure_until(claim: Object) -> float:
 def _promise(claim: Object) -> float:
     text = (claim.get("status") or {}).get("expiresAt")
     return parse_time(text) if text else 0.0
+
+
+def _expired_at(claim: Object) -> float:
+    status = claim.get("status") or {}
+    if status.get("phase") != EXPIRED or LAPSED_ANNOTATION in (claim["metadata"].get("annotations") or {}):
+        return 0.0
+    return parse_time(status["endedAt"]) if status.get("endedAt") else 0.0

@@ -74,9 +74,11 @@ def run(context: Context) -> int:
         found = [claim for label in labels if (claim := board.claim(session, label))]
         released = [letgo for claim in found if (letgo := _let_go(board, claim, details))]
     else:
-        released = [letgo for label in labels if (letgo := board.release(session, label))]
+        released = [letgo for label in labels for letgo in board.release(session, label)]
     if arguments.json:
-        write_json(claim_rows([(claim, None) for claim in released], session))
+        # As they stood before: what had run out was not ended by this call.
+        before = [{**claim, "spec": {**claim["spec"], "released": False}} for claim in released]
+        write_json(claim_rows(board.live(before, exact=True), session))
     return 0
 
 

@@ -8,7 +8,7 @@ from presence.identity import find_session
 from presence.model.kinds import ACTIVE, AGENT, COMPLETED, EXPIRED, HUMAN, PAUSED, PIPELINE, STALE
 from presence.model.times import parse_time
 from presence.output import Column, Paint, age, clean, room, table, wants_colour, write, write_json
-from presence.view import session_row
+from presence.view import claim_phase, session_row
 
 TYPE_CHECKING = False  # importing typing costs 3 ms
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _STYLES = {STALE: "warn", EXPIRED: "dim", COMPLETED: "dim"}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("action", choices=("list",), help="list: show sessions")
+    parser.add_argument("action", metavar="list", choices=("list",), help="show sessions")
     parser.add_argument(
         "--phase",
         action="append",
@@ -60,7 +60,14 @@ def run(context: Context) -> int:
     me, _ = find_session(context.env, arguments.session)
     board = context.board()
     found = board.sessions()
-    rows = [session_row(session, board.now, me) for session in found]
+    known = {session["spec"]["sessionId"]: session for session in found}
+    held = dict.fromkeys(known, 0)
+    for claim in board.claims():
+        session = known.get(claim["spec"]["session"])
+        # The count in the status comes later, or never without an operator.
+        if session is not None and claim_phase(claim, session, board.now) == ACTIVE:
+            held[claim["spec"]["session"]] += 1
+    rows = [session_row(session, board.now, me, held[session["spec"]["sessionId"]]) for session in found]
     rows = [row for row in rows if _wanted(row, arguments)]
     rows.sort(key=lambda row: row["session_id"])
     rows.sort(key=lambda row: row["last_heartbeat_at"], reverse=True)

@@ -20,6 +20,8 @@ def parse_duration(text: str) -> float:
     if re.fullmatch(r"[0-9]{1,9}", wanted):
         seconds = int(wanted)
     else:
+        if wanted.startswith("-"):
+            raise DurationError(f"{text[:40]!r} is not more than zero: write for example 90s, 15m or 2h")
         match = _SHAPE.fullmatch(wanted) if wanted else None
         if match is None:
             raise DurationError(f"{text[:40]!r} is no duration: write for example 90s, 15m, 2h or 1h30m")

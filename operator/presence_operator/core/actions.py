@@ -156,6 +156,8 @@ class Verified:
 
     since: float
     found: tuple[Session, ...]
+    unparsable: frozenset[str] = frozenset()
+    """Names of those that exist, but cannot be understood."""
 
 
 Outcome = Done | Gone | Failed | Held | Verified

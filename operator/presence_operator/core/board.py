@@ -32,6 +32,7 @@ from presence_operator.core.decide import (
     Decision,
     Policy,
     Turn,
+    as_stamped,
     decide_claim,
     decide_session,
     promise_is_due,
@@ -43,6 +44,8 @@ from presence_operator.core.queueing import ResourceQueue
 from presence_operator.core.schedule import NEVER, Schedule
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from presence_operator.core import status as statuses
     from presence_operator.core.actions import Action, EmitEvent, Outcome
 
@@ -53,6 +56,8 @@ _LOOKS = 2000
 #: Seconds until the same claim is tried again after somebody else turned out to hold the resource.
 _HELD_PAUSE = 0.1
 _LONGEST_HELD_PAUSE = 5.0
+#: Seconds that the time goes back before everything is looked at anew; less is made up for by waiting.
+_SET_BACK = 2.0
 
 
 class Observer(Protocol):
@@ -72,11 +77,19 @@ class _Deaf:
 
 
 class Board:
-    """All boards (namespaces) that this operator serves. Every time is in seconds by the API server's clock."""
+    """All boards (namespaces) that this operator serves. Every time is in seconds by the API server's clock.
 
-    def __init__(self, policy: Policy, observer: Observer | None = None) -> None:
+    `shift` tells what a stamp would be had the clock always been as it is now (`ServerClock.shift`).
+    """
+
+    def __init__(
+        self, policy: Policy, observer: Observer | None = None, shift: Callable[[float], float] = as_stamped
+    ) -> None:
         self.policy = policy
         self.observer: Observer = observer or _Deaf()
+        self.shift = shift
+        self._latest = self._verified_until = NO_FACTS
+        self._back_since = NEVER
         self._claims: dict[Key, ClaimEntry] = {}
         self._sessions: dict[Key, SessionEntry] = {}
         self._holders: dict[Key, Holder] = {}
@@ -171,6 +184,7 @@ class Board:
     def decide(self, now: float, limit: int) -> list[Action]:
         """At most `limit` actions that are due at `now`, the most urgent first. Each has to be settled."""
         actions: list[Action] = []
+        self._notice_setting_back(now)
         self._admit(now)
         self._wake(now)
         looks = _LOOKS
@@ -460,13 +474,14 @@ class Board:
         holder, fact = entry.holder, entry.fact
         about = Circumstances(
             turn=self._turn(entry),
-            deadline=max(fact.alive, holder.alive) + fact.ttl,
+            deadline=max(self.shift(fact.alive), self.shift(holder.alive)) + fact.ttl,
             completed=holder.completed,
             verified=holder.verified,
             peers=entry.group.peers if entry.group else _nobody,
             show_peers=entry.show_peers,
             mirror=entry.mirror if self.policy.mirror_board == fact.namespace else None,
             mirror_due=entry.mirror_due,
+            shift=self.shift,
         )
         return decide_claim(fact, about, now, self.policy, entry.failures)
 
@@ -485,6 +500,7 @@ class Board:
             now=now,
             policy=self.policy,
             attempt=entry.failures,
+            shift=self.shift,
         )
 
     # ---- queues and Leases
@@ -585,6 +601,33 @@ class Board:
         self._idle_leases.pop(note, None)
         self._unwanted_leases.pop(note, None)
 
+    def _notice_setting_back(self, now: float) -> None:
+        if now < self._verified_until:
+            # A read that began at a time still to come would count for heartbeats that it cannot have seen.
+            for holder in self._holders.values():
+                if holder.verified > now:
+                    holder.verified = NO_FACTS
+            self._verified_until = now
+        if now >= self._latest - _SET_BACK:
+            self._latest, self._back_since = max(self._latest, now), NEVER
+        elif now < self._back_since + _SET_BACK:
+            # One answer of a server whose clock is wrong is not worth the work.
+            self._back_since = min(self._back_since, now)
+        else:
+            self._latest, self._back_since = now, NEVER
+            self._verify_at.clear()
+            entries: list[ClaimEntry | SessionEntry] = [*self._sessions.values(), *self._claims.values()]
+            for entry in entries:
+                entry.retry_at = min(entry.retry_at, now)
+                if isinstance(entry, ClaimEntry):
+                    entry.mirror_due = min(entry.mirror_due, now)
+                else:
+                    entry.count_due = NEVER
+                self._mark(entry, Priority.NORMAL)
+            for group in self._groups.values():
+                if group.wake != NEVER:
+                    self._schedule.at(group, now)
+
     # ---- sessions that have to be read again
 
     def _want_verified(self, entry: ClaimEntry) -> None:
@@ -639,16 +682,17 @@ class Board:
             return
         self._verify_failures.pop(namespace, None)
         self._verify_at.pop(namespace, None)
-        found = {fact.name for fact in outcome.found}
+        there = outcome.unparsable | {fact.name for fact in outcome.found}
         for fact in outcome.found:
             self.put(fact)
         for holder in holders:
             if holder is None:
                 continue
             for entry in list(holder.sessions):
-                if entry.fact.uid in action.uids and entry.fact.name not in found:
+                if entry.fact.uid in action.uids and entry.fact.name not in there:
                     self._remove(entry)
             holder.verified = max(holder.verified, outcome.since)
+            self._verified_until = max(self._verified_until, outcome.since)
             waiting = list(holder.waiting)
             holder.waiting.clear()
             for claim in waiting:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from presence_operator.core.facts import Peer
@@ -21,11 +20,12 @@ _Seat = tuple[float, str, str]
 class ResourceGroup:
     """The live claims on one resource of one board.
 
-    Each claim shows the oldest claims of *other* sessions. So a newcomer to a crowd changes nobody's list but its own,
-    and a hundred co-claimants cost a hundred writes, not ten thousand.
+    Each claim shows the oldest claim of each of the oldest *other* sessions. So a newcomer to a crowd changes nobody's
+    list but its own, a hundred co-claimants cost a hundred writes, not ten thousand, and one session's thousands of
+    claims cost the others nothing.
     """
 
-    __slots__ = ("_seats", "_sessions", "key", "stale", "wake")
+    __slots__ = ("_firsts", "_seats", "_sessions", "key", "stale", "wake")
 
     def __init__(self, key: tuple[str, str]) -> None:
         self.key = key
@@ -33,7 +33,9 @@ class ResourceGroup:
         #: True when the lists of members other than the one that came or went may have changed.
         self.stale = False
         self._seats: list[_Seat] = []
-        self._sessions: Counter[str] = Counter()
+        self._sessions: dict[str, list[_Seat]] = {}
+        #: The oldest seat of each session.
+        self._firsts: list[_Seat] = []
 
     def __len__(self) -> int:
         return len(self._seats)
@@ -42,39 +44,50 @@ class ResourceGroup:
         """Seat a live claim by its seniority."""
         seat = (claim.created, claim.name, claim.session)
         insort(self._seats, seat)
-        self._sessions[claim.session] += 1
-        self._touched(bisect_left(self._seats, seat))
+        own = self._sessions.setdefault(claim.session, [])
+        first = own[0] if own else None
+        insort(own, seat)
+        self._lead(first, own[0])
 
     def leave(self, claim: Claim) -> None:
         """Remove a claim that has ended or gone."""
         seat = (claim.created, claim.name, claim.session)
-        index = bisect_left(self._seats, seat)
-        if index < len(self._seats) and self._seats[index] == seat:
-            self._touched(index)
-            del self._seats[index]
-            self._sessions[claim.session] -= 1
-            if not self._sessions[claim.session]:
-                del self._sessions[claim.session]
+        if not _take(self._seats, seat):
+            return
+        own = self._sessions[claim.session]
+        first = own[0]
+        _take(own, seat)
+        self._lead(first, own[0] if own else None)
+        if not own:
+            del self._sessions[claim.session]
 
     def names(self) -> list[str]:
         """Object names of the members, oldest first."""
         return [name for _, name, _ in self._seats]
 
     def peers(self, claim: Claim) -> tuple[Peer, ...]:
-        """The oldest claims of other sessions, as `status.conflictsWith` shows them to `claim`."""
-        if len(self._sessions) < 2 and claim.session in self._sessions:
-            return ()
-        found: list[Peer] = []
-        for created, name, session in self._seats:
-            if session != claim.session:
-                found.append(Peer(name, session, created))
-                if len(found) == SHOWN:
-                    break
-        return tuple(found)
+        """The oldest claims of other sessions, one of each, as `status.conflictsWith` shows them to `claim`."""
+        others = [seat for seat in self._firsts[: SHOWN + 1] if seat[2] != claim.session]
+        return tuple(Peer(name, session, created) for created, name, session in others[:SHOWN])
 
-    def _touched(self, index: int) -> None:
-        # Whoever sits behind more than SHOWN others is in nobody's list. Only a session's own claims are skipped when
-        # listing, so each further claim of one session moves that border back by one at most.
-        extra = len(self._seats) - len(self._sessions)
-        if len(self._seats) > 1 and index <= SHOWN + extra:
+    def _lead(self, before: _Seat | None, after: _Seat | None) -> None:
+        """A session's oldest seat is another one than before."""
+        if before == after:
+            return
+        # Whoever sits behind these is in nobody's list, and somebody alone is shown to nobody.
+        head = self._firsts[: SHOWN + 1]
+        if before is not None:
+            _take(self._firsts, before)
+        if after is not None:
+            insort(self._firsts, after)
+        now = self._firsts[: SHOWN + 1]
+        if now != head and max(len(now), len(head)) > 1:
             self.stale = True
+
+
+def _take(seats: list[_Seat], seat: _Seat) -> bool:
+    index = bisect_left(seats, seat)
+    if index == len(seats) or seats[index] != seat:
+        return False
+    del seats[index]
+    return True

@@ -45,6 +45,11 @@ class Policy:
     """The namespace whose claims are mirrored; None when there is no mirror."""
 
 
+def as_stamped(stamp: float) -> float:
+    """A time when no clock was ever set: see `ServerClock.shift`."""
+    return stamp
+
+
 class Decision(NamedTuple):
     """What to do now, and when to look again at the latest if nothing changes before."""
 
@@ -91,6 +96,8 @@ class Circumstances(NamedTuple):
     """How far the mirror is with it; None when it has not said."""
     mirror_due: float
     """When the condition Mirrored may be written on its own."""
+    shift: Callable[[float], float] = as_stamped
+    """What a stamp would be had the server's clock always been as it is now."""
 
 
 def margin(ttl: float) -> float:
@@ -220,7 +227,8 @@ def _after_the_end(claim: Claim, about: Circumstances, now: float, policy: Polic
             return Decision(look_at=look_at)
     if claim.holds_on:
         return Decision(look_at=look_at)
-    kept_until = (claim.created if claim.status.ended_at is None else claim.status.ended_at) + policy.retention
+    ended_at = claim.created if claim.status.ended_at is None else claim.status.ended_at
+    kept_until = about.shift(ended_at) + policy.retention
     if now >= kept_until:
         return Decision(DeleteObject(claim, attempt), priority=Priority.LOW)
     return Decision(look_at=min(look_at, kept_until))
@@ -235,17 +243,19 @@ def decide_session(
     now: float,
     policy: Policy,
     attempt: int = 0,
+    shift: Callable[[float], float] = as_stamped,
 ) -> Decision:
     """What to do about `session` at `now`.
 
     `claims` is the number of objects that name it, ended or not; `active_claims` of those that live. `count_due` is
-    when a changed number may be written on its own.
+    when a changed number may be written on its own. `shift` is as in Circumstances.
     """
     old = session.status
     if session.deleting:
         return Decision()
-    deadline = session.alive + session.ttl
-    stale_at = session.alive + kinds.MISSED_BEATS * session.heartbeat_seconds
+    alive = shift(session.alive)
+    deadline = alive + session.ttl
+    stale_at = alive + kinds.MISSED_BEATS * session.heartbeat_seconds
 
     def write(phase: str, expires_at: float, ended_at: float | None, priority: Priority) -> Decision:
         status = statuses.session_status(
@@ -261,7 +271,7 @@ def decide_session(
         if claims:
             # Deleting it would take its claims along, live ones as well as history that is still to be shown.
             return Decision(look_at=look_at)
-        kept_until = (session.created if old.ended_at is None else old.ended_at) + policy.retention
+        kept_until = shift(session.created if old.ended_at is None else old.ended_at) + policy.retention
         if now >= kept_until:
             return Decision(DeleteObject(session, attempt), priority=Priority.LOW)
         return Decision(look_at=min(look_at, kept_until))

@@ -95,9 +95,10 @@ class Holder:
     def recount(self) -> None:
         """Take in a change of the session objects."""
         facts = [entry.fact for entry in self.sessions]
-        self.completed = any(fact.state == kinds.COMPLETED for fact in facts)
+        # A session that was begun anew under the same id holds its claims whatever became of the one before.
+        newest = max(facts, key=lambda fact: (fact.created, fact.name), default=self.departed)
+        self.completed = newest is not None and newest.state == kinds.COMPLETED
         if self.departed is not None:
-            self.completed = self.completed or (not facts and self.departed.state == kinds.COMPLETED)
             facts.append(self.departed)
         self.alive = max((_sign_of_life(fact) for fact in facts), default=NO_FACTS)
 

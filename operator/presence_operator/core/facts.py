@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from presence.model import kinds
 from presence.model.deadlines import last_sign_of_life
-from presence.model.durations import DurationError, clamp, parse_duration
+from presence.model.durations import DurationError, clamp, format_duration, parse_duration
 from presence.model.times import parse_time
 
 if TYPE_CHECKING:
@@ -288,17 +288,18 @@ def parse_session(body: Body, bounds: Bounds) -> Session:
 
 
 def _ttl(text: str | None, bounds: Bounds) -> tuple[float, str]:
+    default = clamp(kinds.DEFAULT_TTL, bounds.lowest, bounds.highest)
     if text is None:
-        return clamp(kinds.DEFAULT_TTL, bounds.lowest, bounds.highest), ""
+        return default, ""
     try:
         wanted = parse_duration(text)
     except DurationError as error:
-        return clamp(kinds.DEFAULT_TTL, bounds.lowest, bounds.highest), f"annotation {kinds.TTL_ANNOTATION}: {error}"
+        return default, f"annotation {kinds.TTL_ANNOTATION}: {error}; until then {format_duration(default)} applies"
     granted = clamp(wanted, bounds.lowest, bounds.highest)
     if granted != wanted:
         return granted, (
-            f"annotation {kinds.TTL_ANNOTATION}: {wanted:.0f}s is outside of the allowed "
-            f"{bounds.lowest:.0f}s to {bounds.highest:.0f}s"
+            f"annotation {kinds.TTL_ANNOTATION}: {format_duration(wanted)} is outside of the allowed "
+            f"{format_duration(bounds.lowest)} to {format_duration(bounds.highest)}; {format_duration(granted)} applies"
         )
     return granted, ""
 

@@ -31,6 +31,9 @@ class Listing:
         horizon = board._horizon.get((kind, namespace), 0)
         # A server that was restored from a backup counts from an earlier revision again: its list is all there is.
         self._rebase = self._revision is not None and self._revision < horizon
+        if self._rebase:
+            # What was deleted since that backup was made exists again, under its old uid.
+            board._buried.clear()
         self.added = self.changed = self.removed = 0
         board._listings += 1
 

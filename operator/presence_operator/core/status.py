@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from presence.model import kinds
-from presence.model.times import format_time
+from presence.model import kinds, times
 from presence_operator.core.facts import ClaimStatus, Condition, SessionStatus
 
 if TYPE_CHECKING:
@@ -16,6 +16,9 @@ GRANTED = "Granted"
 CONFLICTED = "Conflicted"
 MIRRORED = "Mirrored"
 ALIVE = "Alive"
+
+#: Many writes share a few seconds, and formatting is a good part of the cost of a status.
+format_time = lru_cache(maxsize=4096)(times.format_time)
 
 _OURS = frozenset({GRANTED, CONFLICTED, MIRRORED, ALIVE})
 #: A message names this many others; the list itself holds more.
@@ -104,7 +107,8 @@ def ended_claim(
     return ClaimStatus(
         phase=phase,
         granted_at=unseen if old.granted_at is None else old.granted_at,
-        expires_at=old.expires_at,
+        # A promise of a time to come would be misread where only this column is shown.
+        expires_at=ended_at if old.expires_at is None else min(old.expires_at, ended_at),
         ended_at=ended_at,
         conflicts_with=(),
         conditions=_claim_conditions(claim, "False", reason, message, (), mirror, now),

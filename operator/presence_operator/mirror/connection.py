@@ -106,8 +106,8 @@ def reason_of(error: BaseException) -> str:
         return "connect"  # Dolt's dolt_gc() makes the connections of its time useless
     if isinstance(error, OSError) or code in (2002, 2003, 2005, 2006, 2013, 2055, 0):
         return "connect"
-    if isinstance(error, (pymysql.err.DataError, pymysql.err.IntegrityError)):
-        return "rejected"
+    if isinstance(error, (pymysql.err.DataError, pymysql.err.IntegrityError)) or "too large for column" in text:
+        return "rejected"  # the words are Dolt's, for which it has no number either
     return "other"
 
 

@@ -129,6 +129,10 @@ class Store:
         self._writer = uuid.uuid4().hex
         self.dolt = False
 
+    def use(self, dsn: Dsn) -> None:
+        """Connect there from the next `open` on."""
+        self._dsn = dsn
+
     def open(self) -> int:
         """Connect and return the version of the schema that is there."""
         self.close()
@@ -190,7 +194,7 @@ class Store:
             if len(batch.keys) == 1:
                 raise
             written = self._write_halves(batch)
-            if len(written.rejected) == len(batch.keys):
+            if len(written.rejected) == len(batch.keys) and reason_of(error) != "rejected":
                 raise  # whatever it is, it is not about a row
             return written
 

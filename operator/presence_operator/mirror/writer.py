@@ -15,7 +15,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from presence_operator.logs import fields
+from presence_operator.logs import fields, hide
 from presence_operator.mirror.backlog import Backlog
 from presence_operator.mirror.connection import FAILURES, error_text, reason_of
 from presence_operator.mirror.projection import CLAIMED, DELETED, EXPIRED, GRANTED, RELEASED, RENEWED, overlong, row_key
@@ -85,7 +85,8 @@ class Mirror:
     `board` is the namespace that is mirrored; objects of others are ignored. `snapshot` returns all claims and sessions
     and is called only while `run` runs, so start that when the board is complete: what is missing in it counts as
     deleted. `on_state` is told of each claim once for every content that was written, and once when it has to wait;
-    heartbeats alone are no content. `server_now` is the API server's time in seconds since the epoch.
+    heartbeats alone are no content. `server_now` is the API server's time in seconds since the epoch. `reread` returns
+    what `dsn` is by now, or raises ValueError; it is called when the database refuses the password.
     """
 
     def __init__(
@@ -97,8 +98,10 @@ class Mirror:
         on_state: Callable[[Key, str, MirrorOutcome], None],
         metrics: Metrics,
         server_now: Callable[[], float],
+        reread: Callable[[], Dsn] | None = None,
     ) -> None:
         self._dsn = dsn
+        self._reread = reread
         self._board = board
         self._snapshot = snapshot
         self._on_state = on_state
@@ -298,7 +301,7 @@ class Mirror:
 
     def _account(self, written: Written, lags: Iterable[float] = ()) -> None:
         self._metrics.mirror_written(written.rows, lags)
-        self._count_history(written.events | ({"sessions changed": written.sessions} if written.sessions else {}))
+        self._count_history(written.events | ({"session updates": written.sessions} if written.sessions else {}))
 
     def _recheck_foreign(self) -> None:
         """A row of somebody else goes without a word to us; then the place is free for our claim."""
@@ -423,9 +426,28 @@ class Mirror:
             self._tell_waiting(reason, text)
         if isinstance(error, SupersededError):
             return _SUPERSEDED_PAUSE
+        if reason == "auth" and self._replaced():
+            return _FIRST_PAUSE
         longest = _LONGEST_PAUSE_REFUSED if reason in ("auth", "read_only") else _LONGEST_PAUSE
         pause: float = min(_FIRST_PAUSE * 2 ** min(self._failures - 1, 16), longest)
         return pause * random.uniform(0.5, 1.0)  # noqa: S311 - spreads attempts, guards nothing
+
+    def _replaced(self) -> bool:
+        """Whether there is another address or password by now, which the next attempt uses."""
+        if self._reread is None:
+            return False
+        try:
+            fresh = self._reread()
+        except ValueError as error:
+            _log.warning("the mirror's address cannot be read anew", extra=fields(error=str(error)))
+            return False
+        if fresh == self._dsn:
+            return False
+        hide(fresh.password)
+        self._dsn = fresh
+        self._store.use(fresh)
+        _log.info("the mirror's address was replaced", extra=fields(mirror=str(fresh)))
+        return True
 
     def _tell_waiting(self, reason: str, text: str) -> None:
         state = MirrorState.SCHEMA_BEHIND if reason == "schema" else MirrorState.UNAVAILABLE

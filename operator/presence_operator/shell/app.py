@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import logging
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from presence import __version__
 from presence_operator.core.board import Board
 from presence_operator.core.clock import ServerClock
 from presence_operator.core.decide import Policy
@@ -15,8 +16,9 @@ from presence_operator.core.facts import Bounds, Claim, Session
 from presence_operator.core.status import MirrorNote
 from presence_operator.logs import fields
 from presence_operator.metrics import Metrics
-from presence_operator.shell.connection import Connection, keep_time, load_configuration
-from presence_operator.shell.effects import Effects
+from presence_operator.settings import load_dsn
+from presence_operator.shell.connection import Connection, keep_time, load_configuration, local_time
+from presence_operator.shell.effects import Effects, backoff
 from presence_operator.shell.events import Recorder
 from presence_operator.shell.health import Health, HealthServer
 from presence_operator.shell.intake import Intake
@@ -30,11 +32,14 @@ if TYPE_CHECKING:
     from typing import Any
 
     from presence_operator.core.facts import Fact, Key
+    from presence_operator.mirror.dsn import Dsn
     from presence_operator.mirror.writer import Mirror, MirrorOutcome
     from presence_operator.settings import Settings
     from presence_operator.shell.leader import Leadership
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 async def run(settings: Settings) -> int:
@@ -52,9 +57,20 @@ async def run(settings: Settings) -> int:
             loop.add_signal_handler(number, stop.set)
 
     take_signals()
+    _log.info(
+        "starting",
+        extra=fields(
+            version=__version__,
+            namespaces=",".join(settings.namespaces) or "all",
+            leader_election=settings.leader_elect,
+            mirror=settings.mirror_dsn is not None,
+        ),
+    )
     metrics = Metrics()
     health = Health(metrics, limit=settings.liveness_limit, identity=settings.identity)
-    configuration = await load_configuration(settings)
+    configuration = await _unless(stop, load_configuration(settings))
+    if configuration is None:
+        return 0
     connection = Connection(configuration, settings, metrics, ServerClock())
     try:
         async with HealthServer(health, metrics, listen=settings.listen, listen_file=settings.listen_file):
@@ -62,6 +78,18 @@ async def run(settings: Settings) -> int:
     finally:
         await connection.close()
     return 0
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """The result of `work`; None when `stop` came first, and `work` is cancelled."""
+    working, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+        return await working if working.done() else None
+    finally:
+        for task in (working, stopping):
+            task.cancel()
+        await asyncio.wait([working, stopping])
 
 
 class _Operator:
@@ -85,7 +113,7 @@ class _Operator:
         self._mirror_task: asyncio.Task[None] | None = None
         self._mirrored = settings.mirror_namespace if settings.mirror_dsn else None
         policy = Policy(retention=settings.retention, coalesce=settings.coalesce, mirror_board=self._mirrored)
-        self._board = Board(policy, observer=self)
+        self._board = Board(policy, observer=self, shift=connection.clock.shift)
         metrics.observe_board(self._board.snapshot)
         self._intake = Intake(self._board, Bounds(settings.min_ttl, settings.max_ttl), metrics, self._wake)
         self._effects = Effects(connection, self._intake, metrics, self._leading, self._board.is_over)
@@ -115,6 +143,7 @@ class _Operator:
             settings.namespaces,
             lambda: self._resync.want("the watches began anew"),
             take_signals,
+            health.set_watched,
         )
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -125,7 +154,14 @@ class _Operator:
             self._start(self._recorder.run(), "events", stop),
             self._start(keep_time(self._connection), "clock", stop),
         ]
-        self._elector = make_elector(self._connection.client, self._settings, self._health, self._lead, self._follow)
+        self._elector = make_elector(
+            self._connection.client,
+            self._settings,
+            self._health,
+            self._lead,
+            self._follow,
+            self._connection.reload,
+        )
         async with self._elector:
             await stop.wait()
             _log.info("shutting down")
@@ -195,8 +231,23 @@ class _Operator:
     def _begin(self) -> None:
         if self._mirrored is not None and self._mirror is None:
             self._mirror = self._make_mirror()
-            self._mirror_task = asyncio.create_task(self._mirror.run(), name="mirror")
+            self._mirror_task = asyncio.create_task(self._keep_mirroring(self._mirror), name="mirror")
         self._runtime.act(True)
+
+    async def _keep_mirroring(self, mirror: Mirror) -> None:
+        """Mirror until cancelled. A mirror that fails as a whole is made anew: claims are served without, too."""
+        failures = 0
+        while True:
+            begun = local_time()
+            try:
+                await mirror.run()
+                _log.error("the mirror ended and is begun anew")
+            except Exception:  # noqa: BLE001 - nobody else would hear of it
+                _log.exception("the mirror failed and is begun anew")
+            self._metrics.mirror_error("other")
+            failures = 0 if local_time() - begun > 60 else failures + 1
+            await asyncio.sleep(backoff(failures + 2, 60.0))
+            mirror = self._mirror = self._make_mirror()
 
     # ---- the board
 
@@ -215,12 +266,15 @@ class _Operator:
 
     def gone(self, fact: Fact) -> None:
         """Tell the figures and the mirror."""
+        mirrored = self._mirror is not None and fact.namespace == self._mirrored
         if isinstance(fact, Session):
+            if self._mirror is not None and mirrored:
+                self._mirror.gone_session(fact)
             return
         if self._led and not fact.status.ended and fact.status.granted_at is not None:
             held = self._connection.server_now() - fact.status.granted_at
             self._metrics.claim_released(fact.resource, "Deleted", held=max(0.0, held))
-        if self._mirror is not None and fact.namespace == self._mirrored:
+        if self._mirror is not None and mirrored:
             self._mirror.gone(fact)
 
     def _make_mirror(self) -> Mirror:
@@ -235,10 +289,15 @@ class _Operator:
             on_state=self._mirror_says,
             metrics=self._metrics,
             server_now=self._connection.server_now,
+            reread=self._reread_dsn if self._settings.mirror_dsn_file else None,
         )
 
+    def _reread_dsn(self) -> Dsn:
+        dsn = load_dsn(self._settings.mirror_dsn_file, {})
+        assert dsn is not None
+        return dsn
+
     def _mirror_says(self, key: Key, uid: str, outcome: MirrorOutcome) -> None:
-        reason = {"MIRRORED": "Mirrored", "SCHEMA_BEHIND": "SchemaBehind"}.get(outcome.state.name, "MirrorUnavailable")
-        note = MirrorNote(reason, outcome.phase, outcome.message)
+        note = MirrorNote(outcome.state.value, outcome.phase, outcome.message)
         self._board.mirror_says(key, uid, note, self._connection.server_now())
         self._runtime.wake()

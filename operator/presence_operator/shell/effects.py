@@ -85,7 +85,8 @@ class Effects:
             if pause > 0:
                 await asyncio.sleep(pause)
             if not self._leading():
-                return Failed(0.0)
+                # Whoever leads now decides; should that be us again, from the state as it is then.
+                return Failed(0.5)
             outcome = await self._perform(action)
         except RefusedError as error:
             return self._refused(action, error.answer)
@@ -126,7 +127,10 @@ class Effects:
         )
         if answer.status == 200:
             self._recovered()
-            return Done(self._intake.parse(type(target), answer.body()))
+            fact = self._intake.parse(type(target), answer.body())
+            if fact is not None:
+                self._intake.written(fact)
+            return Done(fact)
         return await self._failed(action, target, answer)
 
     async def _delete(self, action: DeleteObject) -> Outcome:
@@ -145,6 +149,15 @@ class Effects:
         # What the server says after this moment includes every heartbeat before it.
         since = self._connection.server_now()
         found: list[Session] = []
+        unparsable: set[str] = set()
+
+        def take(name: str, body: dict[str, Any]) -> None:
+            fact = self._intake.parse(Session, body)
+            if isinstance(fact, Session):
+                found.append(fact)
+            else:
+                unparsable.add(name)
+
         if len(action.names) > 4 and len(action.names) * _LIST_BARGAIN > action.sessions_there:
             wanted = set(action.names)
             path: str | None = f"{list_path(Session, action.namespace)}?limit={PAGE}"
@@ -153,8 +166,9 @@ class Effects:
                 if answer.status != 200:
                     return self._unread(action, answer)
                 page = answer.body()
-                bodies = [item for item in page["items"] if item["metadata"]["name"] in wanted]
-                found += [fact for item in bodies if isinstance(fact := self._intake.parse(Session, item), Session)]
+                for item in page["items"]:
+                    if (name := item["metadata"]["name"]) in wanted:
+                        take(name, item)
                 token = page["metadata"].get("continue")
                 path = f"{list_path(Session, action.namespace)}?limit={PAGE}&continue={token}" if token else None
         else:
@@ -165,15 +179,15 @@ class Effects:
                     path = f"{list_path(Session, action.namespace)}/{name}"
                     return await self._connection.request("get", kinds.SESSION_KIND, "GET", path)
 
-            for answer in await asyncio.gather(*map(read, action.names)):
+            answers = await asyncio.gather(*map(read, action.names))
+            for name, answer in zip(action.names, answers, strict=True):
                 if answer.status == 200:
-                    fact = self._intake.parse(Session, answer.body())
-                    if isinstance(fact, Session):
-                        found.append(fact)
+                    take(name, answer.body())
                 elif not is_gone(answer):
                     return self._unread(action, answer)
         self._recovered()
-        return Verified(since, tuple(found))
+        # Should the clock have been corrected meanwhile, the earlier of the two readings is the safe one.
+        return Verified(min(since, self._connection.server_now()), tuple(found), frozenset(unparsable))
 
     def _unread(self, action: VerifySessions, answer: Answer) -> Outcome:
         self._metrics.action_retried(kinds.SESSION_KIND, outcome_of_status(answer.status))

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+#: Seconds for which watching may be refused, say while certificates are replaced, until the operator is not ready.
+_BLIND_AFTER = 15.0
+
 
 class ListenError(Exception):
     """The address to serve on cannot be used; the message says why."""
@@ -50,6 +53,7 @@ class Health:
         self._ticked = monotonic()
         self._ready = False
         self._leading = False
+        self._refused: dict[str, tuple[float, str]] = {}
 
     def tick(self) -> None:
         """The scheduler moved. Call it at every turn, and at least twice per limit when there is nothing to do."""
@@ -60,6 +64,15 @@ class Health:
         """All objects are known, or not any more."""
         self._ready = ready
         self.metrics.ready(ready)
+
+    def set_watched(self, path: str, trouble: str) -> None:
+        """Watching `path` is refused because of `trouble`, or works again ("")."""
+        if trouble:
+            since, _ = self._refused.get(path, (self._monotonic(), ""))
+            self._refused[path] = since, trouble
+        elif self._refused.pop(path, None) is None:
+            return
+        self.metrics.ready(self.ready()[0])
 
     def set_leader(self, leading: bool) -> None:
         """This operator acts, or another one does."""
@@ -84,7 +97,10 @@ class Health:
             body |= {"status": "starting", "reason": "the claims and sessions are not listed yet"}
         elif not self._leading:
             body["message"] = "not leading: another replica acts and this one follows, ready to take over"
-        return self._ready, body
+        blind = next((why for since, why in self._refused.values() if self._monotonic() - since > _BLIND_AFTER), None)
+        if self._ready and blind is not None:
+            body |= {"status": "blind", "reason": f"claims and sessions cannot be watched: {blind}"}
+        return self._ready and blind is None, body
 
 
 class HealthServer:
@@ -157,7 +173,7 @@ class HealthServer:
         return _answer(200, self._metrics.build)
 
     async def _serve_index(self, _: web.Request) -> web.Response:
-        return web.Response(text="presence-operator: /metrics /healthz /readyz /version\n")
+        return web.Response(text="presence-operator: /metrics /healthz /livez /readyz /version\n")
 
 
 def _answer(status: int, body: dict[str, Any]) -> web.Response:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-#: Objects that were reported as not understood; beyond that the oldest may be reported once more.
+#: Objects that were reported as not understood, and writes whose echo is awaited; beyond that the oldest are forgotten.
 _REMEMBERED = 10_000
 
 
@@ -30,6 +30,7 @@ class Intake:
         self._metrics = metrics
         self._wake = wake
         self._reported: dict[tuple[str, int], None] = {}
+        self._written: dict[str, None] = {}
 
     def heard(self, kind: type[Claim | Session], event: Mapping[str, Any]) -> None:
         """Take in one event of a watch. Echoes of what is known already cost next to nothing."""
@@ -45,6 +46,16 @@ class Intake:
         fact = self.parse(kind, body)
         if fact is not None and self._board.put(fact, heard=True):
             self._wake()
+
+    def written(self, fact: Claim | Session) -> None:
+        """Note the answer to a write of our own: the watch will tell the same once more."""
+        self._written[fact.resource_version] = None
+        if len(self._written) > _REMEMBERED:
+            del self._written[next(iter(self._written))]
+
+    def is_echo(self, resource_version: str) -> bool:
+        """True, once, for the state that a write of our own has made. Revisions are unique across all objects."""
+        return self._written.pop(resource_version, self) is None
 
     def parse(self, kind: type[Claim | Session], body: Mapping[str, Any]) -> Claim | Session | None:
         """The facts of a body; None when they cannot be made out, which is logged once and counted."""

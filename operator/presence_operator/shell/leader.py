@@ -18,13 +18,12 @@ import random
 import time
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-import aiohttp
-
 from presence.model.times import format_micro_time
 from presence_operator.metrics import outcome_of_status
+from presence_operator.shell.connection import is_tls_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from types import TracebackType
 
     from kubernetes.aio.client import ApiClient
@@ -38,6 +37,7 @@ _log = logging.getLogger(__name__)
 
 #: Seconds that giving the Lease back may take; whoever waits for it has the lease duration to fall back on.
 _RELEASE_TIMEOUT = 2.0
+_LATE = "the lease could not be renewed in time"
 
 
 class Leadership(Protocol):
@@ -56,11 +56,16 @@ class Leadership(Protocol):
 
 
 def make_elector(
-    api: ApiClient, settings: Settings, health: Health, on_started: Callable[[], None], on_stopped: Callable[[], None]
+    api: ApiClient,
+    settings: Settings,
+    health: Health,
+    on_started: Callable[[], None],
+    on_stopped: Callable[[], None],
+    reload: Callable[[], Awaitable[None]] | None = None,
 ) -> Leadership:
-    """The election that the settings ask for."""
+    """The election that the settings ask for; for `reload` see `Elector`."""
     if settings.leader_elect:
-        return Elector(api, settings, health, on_started, on_stopped)
+        return Elector(api, settings, health, on_started, on_stopped, reload)
     return AlwaysLeading(health, on_started, on_stopped)
 
 
@@ -95,6 +100,7 @@ class Elector:
     """Stands for election from entering the `async with` block until leaving it, then gives the Lease back.
 
     `on_started` and `on_stopped` are called on the event loop's thread, in turn; they should only set things going.
+    `reload` gets new credentials for `api`; it is awaited when the API server refuses those in use, or TLS fails.
     End what writes to the cluster before leaving the block: another operator may act a moment later.
     """
 
@@ -105,10 +111,12 @@ class Elector:
         health: Health,
         on_started: Callable[[], None],
         on_stopped: Callable[[], None],
+        reload: Callable[[], Awaitable[None]] | None = None,
         *,
         clock: Callable[[], float] | None = None,
     ) -> None:
         self._api = api
+        self._reload = reload
         self._health = health
         self._on_started = on_started
         self._on_stopped = on_stopped
@@ -162,7 +170,7 @@ class Elector:
                 failures += 1
                 _log.exception("the election stumbled and goes on")
             if self._led and self._clock() >= self._until:
-                self._stop("the lease could not be renewed in time")
+                self._stop(_LATE)
             await asyncio.sleep(self._pause(failures))
 
     def _pause(self, failures: int) -> float:
@@ -176,8 +184,8 @@ class Elector:
         """One try to take or renew the Lease; True when it is held afterwards."""
         begun = self._clock()
         if self._led and begun >= self._until:
-            # Paused for too long: others may have led in between, so this is a new term and not the old one.
-            self._stop("this process was paused for longer than the renew deadline")
+            # Others may have led in between, so this is a new term and not the old one.
+            self._stop(_LATE if self._trouble else "this process was paused for longer than the renew deadline")
         limit = self._until - begun if self._led else self._renew_deadline
         try:
             async with asyncio.timeout(max(limit, 0.0)):
@@ -299,6 +307,14 @@ class Elector:
         return text
 
     async def _request(self, method: str, name: str, body: Lease | None = None) -> tuple[int, Lease]:
+        status, answer = await self._send(method, name, body)
+        if status == 401 and self._reload is not None:
+            # A leader has no time to wait until somebody else finds out.
+            await self._reload()
+            status, answer = await self._send(method, name, body)
+        return status, answer
+
+    async def _send(self, method: str, name: str, body: Lease | None) -> tuple[int, Lease]:
         path = f"/apis/coordination.k8s.io/v1/namespaces/{self._namespace}/leases"
         begun = time.monotonic()
         status, outcome = 0, "timeout"
@@ -315,8 +331,10 @@ class Elector:
             status, outcome = answer.status, outcome_of_status(answer.status)
         except TimeoutError:
             raise
-        except (aiohttp.ClientError, OSError) as error:
+        except Exception as error:
             outcome = "unreachable"
+            if self._reload is not None and is_tls_error(error):
+                await self._reload()
             raise LeaseError(f"the API server did not answer: {str(error) or type(error).__name__}") from error
         finally:
             verb = {"GET": "get", "POST": "create", "PUT": "update"}[method]

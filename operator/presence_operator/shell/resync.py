@@ -137,6 +137,8 @@ class Resync:
                 if answer.status != 200:
                     raise ListError(_explain(kind, namespace, answer.status, answer.message))
                 page = answer.body()
+                if not isinstance(page.get("items"), list) or "resourceVersion" not in (page.get("metadata") or {}):
+                    raise ListError(_explain(kind, namespace, answer.status, "the answer is no list"))
                 if listing is None:
                     listing = Listing(self._board, kind, namespace, page["metadata"]["resourceVersion"])
                 news = []

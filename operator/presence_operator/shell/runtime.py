@@ -27,6 +27,8 @@ _log = logging.getLogger(__name__)
 _TICK = 1.0
 #: A gap of so many seconds means that this process was stopped: what happened meanwhile has to be looked up.
 _STALL = 2.0
+#: Age in seconds up to which the grant of a claim is told in the log.
+_NEWS = 60.0
 
 
 class Runtime:
@@ -138,6 +140,10 @@ class Runtime:
             self._metrics.claim_granted(claim.resource)
             if claim.exclusive or claim.status.phase == kinds.PENDING:
                 self._metrics.claim_waited(claim.resource, now - claim.created)
+            # A new operator shows old claims as granted, too: that is no news.
+            if now - claim.created < _NEWS:
+                granted_to = fields(namespace=claim.namespace, resource=claim.resource, session=claim.session)
+                _log.info("claim granted", extra=granted_to)
         conflict, before = status.condition(CONFLICTED), claim.status.condition(CONFLICTED)
         if conflict and conflict.status == "True" and (before is None or before.status != "True"):
             self._metrics.conflict_started(claim.resource)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import ssl
+import re
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
@@ -21,12 +21,12 @@ import kopf
 from presence.model import kinds
 from presence_operator.core.facts import Claim, Session
 from presence_operator.logs import fields
-from presence_operator.shell.connection import UnavailableError, local_time
+from presence_operator.shell.connection import UnavailableError, is_tls_error, local_time
 from presence_operator.shell.effects import backoff
 from presence_operator.shell.paths import PAGE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 
     from presence_operator.shell.connection import Connection
     from presence_operator.shell.intake import Intake
@@ -79,23 +79,33 @@ class _NoProgress(kopf.ProgressStorage):
 class _Session:
     """The HTTP session that kopf uses: our credentials, and word of every list that it begins anew."""
 
-    def __init__(self, connection: Connection, listed: Callable[[str], None]) -> None:
-        configuration = connection.configuration
-        tls = ssl.create_default_context(cafile=configuration.ssl_ca_cert, cadata=configuration.ca_cert_data)
-        if configuration.cert_file:
-            tls.load_cert_chain(configuration.cert_file, keyfile=configuration.key_file)
-        if not configuration.verify_ssl:
-            tls.check_hostname = False
-            tls.verify_mode = ssl.CERT_NONE
+    def __init__(
+        self,
+        connection: Connection,
+        listed: Callable[[str], None],
+        is_echo: Callable[[str], bool],
+        watched: Callable[[str, str], None],
+    ) -> None:
         self._connection = connection
         self._listed = listed
-        self._server_name = configuration.tls_server_name
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ssl=tls),
-            proxy=configuration.proxy or None,
-            trust_env=True,
+        self._is_echo = is_echo
+        self._watched = watched
+        self._session = self._opened()
+
+    def _opened(self) -> aiohttp.ClientSession:
+        self._configuration = self._connection.configuration
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=self._connection.tls),
+            proxy=self._configuration.proxy or None,
+            trust_env=False,
             read_bufsize=2**20,
         )
+
+    async def _follow_credentials(self) -> None:
+        """Go on with a new session once certificates or keys were replaced; its watches begin anew by that."""
+        if self._configuration is not self._connection.configuration and not self._session.closed:
+            old, self._session = self._session, self._opened()
+            await old.close()
 
     @property
     def headers(self) -> Any:
@@ -109,22 +119,73 @@ class _Session:
         await self._session.close()
 
     async def request(self, method: str, url: str, headers: Any = None, **options: Any) -> aiohttp.ClientResponse:
-        token = await self._connection.configuration.get_api_key_with_prefix("BearerToken")
+        await self._follow_credentials()
+        parts = urlsplit(url)
+        try:
+            token = await self._connection.token()
+        except UnavailableError as error:
+            self._tell(parts.path, str(error))
+            raise aiohttp.ClientConnectionError(str(error)) from error  # which kopf tries again
         headers = {**(headers or {}), **({"Authorization": token} if token else {})}
-        if self._server_name:
-            options["server_hostname"] = self._server_name
+        if self._configuration.tls_server_name:
+            options["server_hostname"] = self._configuration.tls_server_name
         sent = local_time()
-        response = await self._session.request(method, url, headers=headers, **options)
+        try:
+            response = await self._session.request(method, url, headers=headers, **options)
+        except aiohttp.ClientError as error:
+            if is_tls_error(error):
+                self._tell(parts.path, str(error))
+                await self._connection.reload()
+            raise
         self._connection.observe_date(response.headers, sent, local_time())
+        self._tell(parts.path, f"the API server answers {response.status}" if response.status in (401, 403) else "")
         if response.status == 200:
-            parts = urlsplit(url)
             query = parse_qs(parts.query)
             plural = parts.path.rpartition("/")[2]
             if plural in (kinds.CLAIM_PLURAL, kinds.SESSION_PLURAL) and not {"watch", "continue"} & query.keys():
                 self._listed(parts.path)
+            elif "watch" in query:
+                response.content = _WithoutEchoes(response.content, self._is_echo)  # type: ignore[assignment]
         elif response.status == 401:
             await self._connection.reload()
         return response
+
+    def _tell(self, path: str, trouble: str) -> None:
+        if path.endswith((f"/{kinds.CLAIM_PLURAL}", f"/{kinds.SESSION_PLURAL}")):
+            self._watched(path, trouble)
+
+
+#: Where the API server writes it: between the name and the uid. Inside of texts the quotes would be escaped.
+_VERSION = re.compile(rb'"resourceVersion":"([0-9]+)","uid":"')
+
+
+class _WithoutEchoes:
+    """The lines of a watch without those that only tell what the operator has just written itself.
+
+    kopf spends more on an event than the whole rest of the operator, and the Board knows these already.
+    """
+
+    def __init__(self, stream: aiohttp.StreamReader, is_echo: Callable[[str], bool]) -> None:
+        self._stream = stream
+        self._is_echo = is_echo
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    async def iter_chunked(self, size: int) -> AsyncIterator[bytes]:
+        rest = b""
+        async for chunk in self._stream.iter_chunked(size):
+            lines = (rest + chunk).split(b"\n")
+            rest = lines.pop()
+            kept = [line for line in lines if not self._echo(line)]
+            if kept:
+                yield b"\n".join(kept) + b"\n"
+        if rest:
+            yield rest
+
+    def _echo(self, line: bytes) -> bool:
+        found = _VERSION.search(line)
+        return found is not None and self._is_echo(found[1].decode()) and not line.startswith(b'{"type":"DELETED"')
 
 
 class Watches:
@@ -132,6 +193,7 @@ class Watches:
 
     `namespaces` are those served, empty means all. `relisted` is called when kopf has begun all of its lists anew (it
     tells nothing of what was deleted before). `restore_signals` is called after kopf has taken the signal handlers.
+    `watched` is told of each path that is watched why that is refused right now, or "" when it is not.
     """
 
     def __init__(
@@ -141,12 +203,14 @@ class Watches:
         namespaces: Sequence[str],
         relisted: Callable[[], None],
         restore_signals: Callable[[], None],
+        watched: Callable[[str, str], None],
     ) -> None:
         self._connection = connection
         self._intake = intake
         self._namespaces = list(namespaces)
         self._relisted = relisted
         self._restore_signals = restore_signals
+        self._watched = watched
         self._lists: set[str] = set()
 
     async def run(self) -> None:
@@ -219,7 +283,9 @@ class Watches:
         async def login(**_: Any) -> Any:
             return kopf.AiohttpSession(
                 server=self._connection.configuration.host,
-                aiohttp_session=_Session(self._connection, self._listed),  # type: ignore[arg-type]
+                aiohttp_session=_Session(  # type: ignore[arg-type]
+                    self._connection, self._listed, intake.is_echo, self._watched
+                ),
             )
 
         @kopf.on.event(kinds.GROUP, kinds.VERSION, kinds.CLAIM_PLURAL, registry=registry)

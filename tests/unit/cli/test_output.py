@@ -19,6 +19,7 @@ anything = st.text(st.characters(), max_size=60)
         ("plain", "plain"),
         ('it\'s "quoted"', 'it\'s "quoted"'),
         ("two\nlines\r\n and\ttabs", "two lines and tabs"),
+        ("far \x1b\rapart", "far apart"),
         ("\x1b[31mred\x1b[0m", "red"),
         ("\x1b]0;title\x07text", "text"),
         ("\x1b]8;;http://evil\x1b\\link\x1b]8;;\x1b\\", "link"),

@@ -91,6 +91,23 @@ def test_it_is_ready_once_the_lists_are_in_whether_it_leads_or_not(health: Healt
     serving(health, use)
 
 
+def test_it_is_not_ready_while_watching_is_refused_for_longer_than_a_rotation_takes(
+    health: Health, clock: Clock
+) -> None:
+    health.set_ready(True)
+    health.set_watched("/claims", "certificate verify failed")
+    clock.now += 10
+    assert health.ready()[0]
+    health.set_watched("/claims", "certificate verify failed")
+    clock.now += 10
+    health.set_watched("/sessions", "")
+    ready, body = health.ready()
+    assert not ready
+    assert "certificate verify failed" in body["reason"]
+    health.set_watched("/claims", "")
+    assert health.ready()[0]
+
+
 def test_metrics_come_as_text_or_openmetrics_and_compressed_when_asked(health: Health) -> None:
     health.set_leader(True)
 
@@ -115,7 +132,7 @@ def test_the_other_pages(health: Health) -> None:
         async with session.get(f"{url}/version") as answer:
             assert set(await answer.json()) == {"version", "python", "kopf"}
         async with session.get(f"{url}/") as answer:
-            assert "/metrics" in await answer.text()
+            assert set((await answer.text()).split()[1:]) == {"/metrics", "/healthz", "/livez", "/readyz", "/version"}
         async with session.get(f"{url}/nothing") as answer:
             assert answer.status == 404
         async with session.post(f"{url}/healthz") as answer:

@@ -183,3 +183,14 @@ def test_an_attempt_of_kopf_that_failed_is_told_without_its_traceback_and_a_brok
     attempt, handler = lines("text", emit)
     assert attempt.endswith("attempt failed: refused")
     assert "Traceback" in handler
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_secret_learnt_later_is_hidden_from_then_on(style: str) -> None:
+    def emit(log: logging.Logger) -> None:
+        logs.hide("the-second")
+        log.warning("connected", extra=fields(first="the-first", second="the-second"))
+
+    line = only(style, emit, "the-first")
+    assert "the-first" not in line
+    assert "the-second" not in line

@@ -223,3 +223,11 @@ def test_version_and_help_load_neither_kopf_nor_the_client_nor_the_database_driv
         )
         assert done.returncode == 0, done.stderr
         assert "presence-operator" in done.stdout
+
+
+def test_the_file_of_the_address_is_known_so_that_it_can_be_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "dsn"
+    file.write_text("mysql://u:p@h/d")
+    assert Settings.load({"--dsn-file": str(file)}, {}).mirror_dsn_file == str(file)
+    assert Settings.load({}, {"PRESENCE_DSN_FILE": str(file)}).mirror_dsn_file == str(file)
+    assert Settings.load({}, {"PRESENCE_DSN": "mysql://u:p@h/d"}).mirror_dsn_file is None

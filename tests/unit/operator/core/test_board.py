@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 
 from presence.model import kinds
 from presence.model.times import format_time
-from presence_operator.core.actions import Failed, VerifySessions, WriteClaimStatus, WriteSessionStatus
+from presence_operator.core.actions import Failed, Verified, VerifySessions, WriteClaimStatus, WriteSessionStatus
 from presence_operator.core.decide import Policy
 from presence_operator.core.facts import Claim, Session
 from presence_operator.core.listing import Listing
@@ -426,3 +428,135 @@ def test_a_claim_that_takes_the_name_of_an_ended_one_is_a_new_claim(world: World
     status = operator.status("claim")
     assert (status["phase"], seconds(status["grantedAt"])) == (kinds.ACTIVE, START + 60)
     assert "endedAt" not in status
+
+
+def test_a_session_that_was_begun_anew_does_not_lose_its_claims_to_the_completed_one(
+    world: World, operator: Operator
+) -> None:
+    begin(world, ttl="15m")
+    world.change_spec(Session, "ann", state=kinds.COMPLETED)
+    operator.settle_down()
+    world.delete(Session, "ann")
+    begin(world, ttl="15m")
+    claim(world, "claim", ttl="15m")
+    # The two kinds are watched apart: the claim may be told of before the sessions are.
+    world.watch.sort(key=lambda event: event[0] is Session)
+    operator.hear(1)
+    sessions, world.watch[:] = world.watch[:], []
+    for _ in range(3):
+        operator.decide()
+        while operator.flying:
+            operator.act()
+        world.now += 1
+    world.watch[:] = sessions
+    operator.settle_down()
+    assert operator.status("claim")["phase"] == kinds.ACTIVE
+
+
+def test_a_completed_session_takes_no_claim_of_a_newer_one_with_the_same_id(world: World, operator: Operator) -> None:
+    world.create(Session, "before", session_spec("ann"), "15m")
+    operator.settle_down()
+    begin(world, ttl="15m")
+    claim(world, "claim", ttl="15m")
+    world.change_spec(Session, "before", state=kinds.COMPLETED)
+    operator.settle_down()
+    assert operator.status("claim")["phase"] == kinds.ACTIVE
+    world.change_spec(Session, "ann", state=kinds.COMPLETED)
+    operator.settle_down()
+    assert operator.status("claim")["phase"] == kinds.RELEASED
+
+
+def test_what_a_backup_brings_back_is_seen_again(world: World, operator: Operator) -> None:
+    claim(world, "claim", ttl="15m")
+    begin(world, ttl="15m")
+    operator.settle_down()
+    backup = copy.deepcopy((world.objects, world.revision))
+    world.delete(Claim, "claim")
+    world.delete(Session, "ann")
+    operator.settle_down()
+    operator.resync()
+    world.objects, world.revision = backup
+    operator.resync()
+    claims, sessions = operator.board.snapshot()
+    assert ([fact.name for fact in claims], [fact.name for fact in sessions]) == (["claim"], ["ann"])
+
+
+def test_a_session_that_is_there_but_not_understood_is_not_taken_for_gone(world: World, operator: Operator) -> None:
+    begin(world)
+    claim(world, "claim")
+    operator.settle_down()
+    world.now = START + 60
+    operator.decide()
+    verification = next(action for action in operator.flying if isinstance(action, VerifySessions))
+    operator.board.settle(verification, Verified(operator.now, (), frozenset({"ann"})), operator.now)
+    _, sessions = operator.board.snapshot()
+    assert [fact.name for fact in sessions] == ["ann"]
+
+
+def test_a_crowd_that_loses_its_oldest_delays_neither_grants_nor_ends(world: World, operator: Operator) -> None:
+    for number in range(40):
+        claim(world, f"claim-{number:02}", session=f"s-{number:02}", ttl="15m")
+    claim(world, "silent", resource="db:main")
+    operator.settle_down()
+    world.change_spec(Claim, "claim-00", released=True)
+    operator.live_until(world.now + 0.5)
+    world.now = START + 61
+    claim(world, "new", resource="node:one")
+    operator.hear()
+    actions = operator.board.decide(operator.now, 5)
+    grant, verification = actions[0], actions[-1]
+    assert isinstance(grant, WriteClaimStatus)
+    assert grant.claim.name == "new"
+    assert isinstance(verification, VerifySessions)
+    operator.board.settle(verification, world.perform(verification, operator.now), operator.now)
+    end, *rest = operator.board.decide(operator.now, 5)
+    assert isinstance(end, WriteClaimStatus)
+    assert end.claim.name == "silent"
+    assert all(isinstance(action, WriteClaimStatus) and action.claim.resource == "stack:vault" for action in rest)
+    assert len(rest) == 4
+
+
+def test_a_clock_that_is_set_forward_ends_nothing(world: World, operator: Operator) -> None:
+    begin(world, ttl="60s")
+    claim(world, "claim", ttl="60s")
+    operator.live_until(START + 20)
+    operator.board.shift = lambda stamp: stamp + 3600 if stamp <= START + 20 else stamp
+    world.now += 3600
+    world.must_live_until = {uid: until + 3600 for uid, until in world.must_live_until.items()}
+    operator.quiesce()
+    assert operator.status("claim")["phase"] == kinds.ACTIVE
+    assert seconds(operator.status("claim")["expiresAt"]) == START + 3660
+    assert seconds(operator.session_status("ann")["expiresAt"]) == START + 3660
+    operator.live_until(START + 3660)
+    assert operator.status("claim")["phase"] == kinds.EXPIRED
+    assert operator.session_status("ann")["phase"] == kinds.EXPIRED
+
+
+def test_a_reading_of_a_time_to_come_does_not_count_after_the_clock_was_set_back(
+    world: World, operator: Operator
+) -> None:
+    begin(world, ttl="15m")
+    claim(world, "early")
+    operator.live_until(START + 60)
+    assert operator.status("early")["phase"] == kinds.EXPIRED
+    world.now = START + 30
+    claim(world, "late", resource="db:main", ttl="10s")
+    operator.quiesce()
+    world.now = START + 35
+    beat(world)
+    world.watch.clear()
+    world.now = START + 41
+    operator.quiesce()
+    assert operator.status("late")["phase"] == kinds.ACTIVE
+
+
+def test_after_the_clock_was_set_back_everything_is_looked_at_in_time(world: World, operator: Operator) -> None:
+    claim(world, "early", ttl="15m")
+    operator.live_until(START + 700)
+    operator.board.shift = lambda stamp: stamp + 3600
+    world.now += 3600
+    operator.quiesce()
+    operator.board.shift = lambda stamp: stamp
+    world.now -= 3600
+    operator.live_until(START + 720)
+    assert seconds(operator.status("early")["expiresAt"]) == START + 900

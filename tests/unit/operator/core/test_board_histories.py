@@ -161,8 +161,10 @@ class Histories(RuleBasedStateMachine):
 
     def _outlives_its_session(self, claim: Body) -> bool:
         """Only the operator that saw the session's heartbeats remembers them after the session was deleted."""
-        promise = claim["status"].get("expiresAt")
-        return promise is not None and self.world.deadline(claim) < seconds(promise)
+        status = claim["status"]
+        promise = status.get("expiresAt")
+        live = status["phase"] not in kinds.ENDED_PHASES
+        return live and promise is not None and self.world.deadline(claim) < seconds(promise)
 
     # ---- what holds
 
@@ -193,13 +195,14 @@ class Histories(RuleBasedStateMachine):
                 assert "conflictsWith" not in status or not status["conflictsWith"]
         for body in live:
             shown = {peer["name"] for peer in body["status"]["conflictsWith"]}
-            others = {
-                other["metadata"]["name"]
-                for other in live
-                if other["spec"]["resource"] == body["spec"]["resource"]
-                and other["spec"]["session"] != body["spec"]["session"]
-            }
-            assert shown == others
+            others: dict[str, str] = {}
+            for other in sorted(live, key=lambda other: _seniority(other["metadata"])):
+                if (
+                    other["spec"]["resource"] == body["spec"]["resource"]
+                    and other["spec"]["session"] != body["spec"]["session"]
+                ):
+                    others.setdefault(other["spec"]["session"], other["metadata"]["name"])
+            assert shown == set(others.values())
         for body in self.world.sessions():
             status = body["status"]
             held = [item for item in live if item["spec"]["session"] == body["spec"]["sessionId"]]
@@ -214,6 +217,10 @@ class Histories(RuleBasedStateMachine):
     def _some_claim(self, data: st.DataObject) -> str:
         names = sorted(body["metadata"]["name"] for body in self.world.claims())
         return str(data.draw(st.sampled_from(names)))
+
+
+def _seniority(metadata: Body) -> tuple[float, str]:
+    return seconds(metadata["creationTimestamp"]), metadata["name"]
 
 
 TestHistories = Histories.TestCase

@@ -99,16 +99,18 @@ def each_at_once(items: Iterable[Any], work: Callable[[Any], object], workers: i
             pass
 
 
-def load_claims(board: Board, count: int, ttl: Callable[[int], str] | str = "2h", per_session: int = 1) -> float:
+def load_claims(
+    board: Board, count: int, ttl: Callable[[int], str] | str = "2h", per_session: int = 1, prefix: str = "c"
+) -> float:
     """Create `count` claims, each on a resource of its own, and return the seconds that took.
 
-    Claim `i` has the session `s<i // per_session>` and the name `c-<i>`.
+    Claim `i` has the session `s<i // per_session>` and the name `<prefix>-<i>`.
     """
     begin = time.monotonic()
 
     def create(i: int) -> None:
         text = ttl if isinstance(ttl, str) else ttl(i)
-        board.claim(f"service:app-{i}", f"s{i // per_session}", ttl=text, name=f"c-{i}")
+        board.claim(f"service:{prefix}-{i}", f"s{i // per_session}", ttl=text, name=f"{prefix}-{i}")
 
     each_at_once(range(count), create)
     return time.monotonic() - begin

@@ -121,7 +121,7 @@ def _board(arena: Arena, board: Board, section: Section, runs: int, size: int) -
         _remove(board, f"service:new-{number}")
         return took
 
-    target = "service:app-0"
+    target = "service:c-0"
     selector = ("--field-selector", f"spec.resource={target}")
     if not size:
         # `kubectl get` says "No resources found" on stderr for an empty board: one claim stands there.

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 
 class FaultyServer:
-    """Speaks HTTP on loopback to one client, plain or with the TLS `front`, and TLS to the API server, as the
-    administrator. With `front`, a client is to trust the `ca.crt` in `directory`.
+    """Speaks HTTP on loopback to one client and TLS to the API server, as the administrator.
+
+    With `front` it speaks TLS to the client too, who is to trust the `ca.crt` in `directory`.
     """
 
     def __init__(

@@ -78,6 +78,13 @@ def play(script: Script, stage: Stage) -> None:
     script.run("presence release stack:vault", env=bob)
     script.until("presence list", lambda text: "no active claims" in text, "the board is empty", env=bob)
 
+    script.title("Two pipelines, one stack: the second waits its turn, and goes when the first is done")
+    run = "presence run stack:vault --purpose \"apply #{0}\" --session ci-{0} -- sh -c '{1}'"
+    first = run.format(812, "echo pipeline 812 applies with token $PRESENCE_FENCING_TOKEN; sleep 4")
+    second = run.format(813, "echo pipeline 813 applies with token $PRESENCE_FENCING_TOKEN")
+    script.run(f"{first} & sleep 1; {second}; wait", show=f"{first} &\n  {second}", expect="pipeline 813 applies")
+    script.run("kubectl -n presence get presenceclaims")
+
     script.title("The history is in Dolt")
     stage.show_sql(
         script,

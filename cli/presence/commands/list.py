@@ -58,7 +58,6 @@ def run(context: Context) -> int:
         raise UsageError("--mine and --session name different sessions; leave one out")
     wanted = me if arguments.mine else wanted
     board = context.board()
-    tell(board, me)
     claims = board.claims(session=wanted, resource=arguments.resource, ended=arguments.ended)
     if not arguments.type and arguments.resource is None and wanted is None:
         # Nobody works on the keys of `presence once`; --type once shows them.
@@ -78,6 +77,7 @@ def run(context: Context) -> int:
             (claim["spec"]["session"], claim["spec"]["resource"]): claim_phase(claim, session, now)
             for claim, session in found
         }
+    tell(board, me)
     rows = claim_rows(found, me)
     if arguments.json:
         write_json(rows)

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from faults.history import Record
 
 ROOT = Path(__file__).resolve().parents[2]
+#: Seconds by which what the double of an operator hears is old, and what it says comes late.
+_LATE = 0.15
 _COMMAND = Path(__file__).with_name("command.sh")
 
 
@@ -58,6 +60,8 @@ class Setting:
     gap: tuple[float, float] = (1.0, 4.0)
     drain: float = 180.0
     """How long the contenders that are left when the nemesis stops may take to be served."""
+    doubled: bool = False
+    """Whether a second operator acts all the time, without asking, on news that are old."""
     breakage: Path | None = None
     """A patch to break the product with, to see that the judge notices."""
 
@@ -98,6 +102,7 @@ class Experiment:
         self.namespace = f"faults-{setting.seed}-{os.urandom(3).hex()}"
         self.operators: list[OperatorProcess] = []
         self._extra: OperatorProcess | None = None
+        self._wires: list[subprocess.Popen[bytes]] = []
         self._wire: subprocess.Popen[bytes] | None = None
         self._state = _State()
         self._lock = threading.Lock()
@@ -118,9 +123,9 @@ class Experiment:
         kube.close()
         source, library = Path(__file__).with_name("wrong_clock.c"), self.directory / "wrong_clock.so"
         subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", str(library), str(source)], check=True)
-        self._start_wire()
         self._kubeconfig("direct", self.cluster.server_url)
-        self._kubeconfig("wired", f"https://127.0.0.1:{self._wire_port}")
+        self._wire = self._start_wire("wired", 0)
+        self._start_wire("late", _LATE)
         # The certificates are younger than an hour: to clocks that go slow they are not valid yet.
         self._kubeconfig("unchecked", self.cluster.server_url, insecure=True)
         election = (
@@ -132,6 +137,10 @@ class Experiment:
             each.start(wait_ready=False)
         for each in self.operators:
             each.wait_ready(60)
+        if self.setting.doubled:
+            self.do("double operator", 0)
+            assert self._extra is not None
+            self._extra.wait_ready(60)
         return self
 
     def __exit__(
@@ -141,9 +150,9 @@ class Experiment:
             self._resume(whom)
         for each in (*self.operators, *([self._extra] if self._extra else [])):
             each.__exit__(None, None, None)
-        if self._wire is not None:
-            self._wire.kill()
-            self._wire.wait(10)
+        for wire in self._wires:
+            wire.kill()
+            wire.wait(10)
 
     @property
     def _log(self) -> Path:
@@ -159,15 +168,16 @@ class Experiment:
     def _paths(self) -> dict[str, str]:
         return {"PYTHONPATH": os.pathsep.join(str(self._product / name) for name in ("cli", "operator"))}
 
-    def _start_wire(self) -> None:
-        file = self.directory / "wire.port"
+    def _start_wire(self, name: str, delay: float) -> subprocess.Popen[bytes]:
+        file = self.directory / f"{name}.port"
         host, _, port = self.cluster.server_url.removeprefix("https://").partition(":")
         env = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
-        self._wire = subprocess.Popen(
-            [sys.executable, "-m", "faults.wire", host, port, str(file)], env=env, stdout=subprocess.DEVNULL
-        )
+        words = [sys.executable, "-m", "faults.wire", host, port, str(file), str(delay)]
+        process = subprocess.Popen(words, env=env, stdout=subprocess.DEVNULL)
+        self._wires.append(process)
         eventually(file.exists, "the wire is there")
-        self._wire_port = int(file.read_text())
+        self._kubeconfig(name, f"https://127.0.0.1:{file.read_text()}")
+        return process
 
     def _kubeconfig(self, name: str, server: str, insecure: bool = False) -> None:
         trust = {"insecure-skip-tls-verify": True} if insecure else {"certificate-authority": str(self.cluster.ca_file)}
@@ -304,10 +314,11 @@ class Experiment:
                 if each.process.poll() is None:
                     each.resume()
         elif verb == "double":
-            # One that asks nobody whether it may act.
-            self._extra = self._operator("extra", "direct").start(wait_ready=False)
+            # One that asks nobody whether it may act, and hears and says everything late.
+            if self._extra is None:
+                self._extra = self._operator("extra", "late").start(wait_ready=False)
         elif verb == "single":
-            if self._extra is not None:
+            if self._extra is not None and not self.setting.doubled:
                 self._extra.__exit__(None, None, None)
                 self._extra = None
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from presence.model.deadlines import has_ended
 from presence.model.kinds import ACTIVE, ENDED_PHASES, EXPIRED, RELEASED
-from presence.model.queue import ahead_of, holds_on
+from presence.model.queue import ahead_of, holds_on, is_over
 from presence.model.times import format_time
 from presence.output import age, clean, quoted
 from presence.view import claim_rows, ends_at
@@ -77,23 +77,46 @@ def describe(claim: Object, session: Object | None) -> str:
     return f"{who} {quoted(spec['purpose'])} since {since}, {tail}"
 
 
+def in_the_way(board: Board, claim: Object) -> str:
+    """Who holds what `claim` waits for, as its status says, in one line; empty when that is over by now.
+
+    Unlike `Blockers` this reads one claim, however long the queue is.
+    """
+    first = next(iter((claim.get("status") or {}).get("waitingFor") or ()), None)
+    if first is None:
+        return ""
+    found = board.named_claim(first["name"])
+    if found is None or is_over(found):
+        return ""
+    return describe(found, board.session(found["spec"]["session"]))
+
+
 class Progress:
-    """Lines about a wait: one whenever something changed that matters."""
+    """Lines about a wait: one whenever the place or the holder changed."""
 
     def __init__(self, label: str) -> None:
         self._label = label
         self._shown: tuple[int, str] | None = None
         self._first: tuple[int, float] | None = None
 
-    def line(self, claim: Object, blocker: str, now: float) -> str | None:
-        """The line for `claim` as it stands; None when it says what the last one said. `now` is any steady clock."""
-        position = int((claim.get("status") or {}).get("queuePosition") or 0)
-        state = (position, blocker)
-        if state == self._shown:
+    def line(self, board: Board, claim: Object, now: float) -> str | None:
+        """The line for `claim` as it stands; None when nothing changed. `now` is any steady clock.
+
+        Raises:
+            BoardError: the holder cannot be looked up; ask again after the next change.
+        """
+        status = claim.get("status") or {}
+        position = int(status.get("queuePosition") or 0)
+        first: Object = next(iter(status.get("waitingFor") or ()), {})
+        state = (position, str(first.get("name", "")))
+        if not status.get("phase") or state == self._shown:
+            return None
+        holder = in_the_way(board, claim)
+        if not holder:
             return None
         self._shown = state
         place = f": position {position}" if position else ""
-        return f"waiting for {clean(self._label)}{place}; held by {blocker}{self._expectation(position, now)}"
+        return f"waiting for {clean(self._label)}{place}; held by {holder}{self._expectation(position, now)}"
 
     def _expectation(self, position: int, now: float) -> str:
         """How long it may take, from how fast the queue moved so far; nothing before it has moved."""

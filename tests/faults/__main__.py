@@ -22,6 +22,7 @@ def main() -> int:
     setting = Setting(
         seed, options.minutes * 60, one_and_ten(options.contenders), ttl=options.ttl, breakage=options.breakage,
         gap=(options.gap, 4 * options.gap), drain=options.drain,
+        doubled=options.doubled,
     )  # fmt: skip
     print(f"seed {seed}; the schedule:", *setting.steps, sep="\n  ")
     directory = ROOT / ".cache" / "faults" / str(seed)
@@ -42,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--gap", type=float, default=1.5, help="least seconds between two faults (default 1.5)")
     parser.add_argument("--ttl", default="9s", help="of the contenders' claims (default 9s)")
     parser.add_argument("--drain", type=float, default=300, help="seconds for those left at the end (default 300)")
+    parser.add_argument("--doubled", action="store_true", help="a second operator acts all the time without asking")
     parser.add_argument("--breakage", type=Path, metavar="PATCH", help="break a copy of the product with this patch")
     parser.add_argument("--cluster", type=Path, metavar="DIR", help="a running devcluster whose parts may be killed")
     return parser

@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from faults.history import Record
 
 ROOT = Path(__file__).resolve().parents[2]
+#: Seconds by which what the double of an operator hears is old, and what it says comes late.
+_LATE = 0.15
 _COMMAND = Path(__file__).with_name("command.sh")
-_FAKETIME = "/usr/lib/*/faketime/libfaketime.so.1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,8 @@ class Setting:
     gap: tuple[float, float] = (1.0, 4.0)
     drain: float = 180.0
     """How long the contenders that are left when the nemesis stops may take to be served."""
+    doubled: bool = False
+    """Whether a second operator acts all the time, without asking, on news that are old."""
     breakage: Path | None = None
     """A patch to break the product with, to see that the judge notices."""
 
@@ -99,6 +102,7 @@ class Experiment:
         self.namespace = f"faults-{setting.seed}-{os.urandom(3).hex()}"
         self.operators: list[OperatorProcess] = []
         self._extra: OperatorProcess | None = None
+        self._wires: list[subprocess.Popen[bytes]] = []
         self._wire: subprocess.Popen[bytes] | None = None
         self._state = _State()
         self._lock = threading.Lock()
@@ -117,9 +121,11 @@ class Experiment:
         kube = Kube(self.cluster.server_url, self.cluster.token, str(self.cluster.ca_file))
         kube.request("POST", "/api/v1/namespaces", {"metadata": {"name": self.namespace}})
         kube.close()
-        self._start_wire()
+        source, library = Path(__file__).with_name("wrong_clock.c"), self.directory / "wrong_clock.so"
+        subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", str(library), str(source)], check=True)
         self._kubeconfig("direct", self.cluster.server_url)
-        self._kubeconfig("wired", f"https://127.0.0.1:{self._wire_port}")
+        self._wire = self._start_wire("wired", 0)
+        self._start_wire("late", _LATE)
         # The certificates are younger than an hour: to clocks that go slow they are not valid yet.
         self._kubeconfig("unchecked", self.cluster.server_url, insecure=True)
         election = (
@@ -131,6 +137,10 @@ class Experiment:
             each.start(wait_ready=False)
         for each in self.operators:
             each.wait_ready(60)
+        if self.setting.doubled:
+            self.do("double operator", 0)
+            assert self._extra is not None
+            self._extra.wait_ready(60)
         return self
 
     def __exit__(
@@ -140,9 +150,9 @@ class Experiment:
             self._resume(whom)
         for each in (*self.operators, *([self._extra] if self._extra else [])):
             each.__exit__(None, None, None)
-        if self._wire is not None:
-            self._wire.kill()
-            self._wire.wait(10)
+        for wire in self._wires:
+            wire.kill()
+            wire.wait(10)
 
     @property
     def _log(self) -> Path:
@@ -158,15 +168,16 @@ class Experiment:
     def _paths(self) -> dict[str, str]:
         return {"PYTHONPATH": os.pathsep.join(str(self._product / name) for name in ("cli", "operator"))}
 
-    def _start_wire(self) -> None:
-        file = self.directory / "wire.port"
+    def _start_wire(self, name: str, delay: float) -> subprocess.Popen[bytes]:
+        file = self.directory / f"{name}.port"
         host, _, port = self.cluster.server_url.removeprefix("https://").partition(":")
         env = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
-        self._wire = subprocess.Popen(
-            [sys.executable, "-m", "faults.wire", host, port, str(file)], env=env, stdout=subprocess.DEVNULL
-        )
+        words = [sys.executable, "-m", "faults.wire", host, port, str(file), str(delay)]
+        process = subprocess.Popen(words, env=env, stdout=subprocess.DEVNULL)
+        self._wires.append(process)
         eventually(file.exists, "the wire is there")
-        self._wire_port = int(file.read_text())
+        self._kubeconfig(name, f"https://127.0.0.1:{file.read_text()}")
+        return process
 
     def _kubeconfig(self, name: str, server: str, insecure: bool = False) -> None:
         trust = {"insecure-skip-tls-verify": True} if insecure else {"certificate-authority": str(self.cluster.ca_file)}
@@ -235,7 +246,7 @@ class Experiment:
             network = "unchecked"
         env = {
             **self._paths(),
-            **(_wrong_clock(clock) if clock else {}),
+            **(_wrong_clock(self.directory / "wrong_clock.so", clock) if clock else {}),
             "PATH": os.environ["PATH"],
             "HOME": str(self.directory / "home"),
             "LANG": "C.UTF-8",
@@ -303,10 +314,11 @@ class Experiment:
                 if each.process.poll() is None:
                     each.resume()
         elif verb == "double":
-            # One that asks nobody whether it may act.
-            self._extra = self._operator("extra", "direct").start(wait_ready=False)
+            # One that asks nobody whether it may act, and hears and says everything late.
+            if self._extra is None:
+                self._extra = self._operator("extra", "late").start(wait_ready=False)
         elif verb == "single":
-            if self._extra is not None:
+            if self._extra is not None and not self.setting.doubled:
                 self._extra.__exit__(None, None, None)
                 self._extra = None
         else:
@@ -383,16 +395,8 @@ def _children(pid: int) -> list[int]:
     return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def _wrong_clock(hours: int) -> dict[str, str]:
-    [library] = [str(each) for each in Path("/").glob(_FAKETIME.lstrip("/"))]
-    return {
-        "LD_PRELOAD": library,
-        "FAKETIME": f"{hours:+d}h",
-        # A wrong clock on the wall: the clocks that only count are right everywhere.
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        "FAKETIME_DISABLE_SHM": "1",
-        "NO_FAKE_STAT": "1",
-    }
+def _wrong_clock(library: Path, hours: int) -> dict[str, str]:
+    return {"LD_PRELOAD": str(library), "WRONG_CLOCK": str(3600 * hours)}
 
 
 def broken_copy(patch: Path, directory: Path) -> Path:
@@ -411,8 +415,7 @@ def broken_copy(patch: Path, directory: Path) -> Path:
 @contextlib.contextmanager
 def arena(given: Path | None, directory: Path) -> Iterator[Cluster]:
     """A cluster of the experiment's own, whose parts may be killed, or the running one in the directory `given`."""
-    if not list(Path("/").glob(_FAKETIME.lstrip("/"))):
-        debian.install(["libfaketime"])
+    debian.ensure_programs({"cc": "g++"})
     with contextlib.ExitStack() as stack:
         cluster = Cluster(given) if given else stack.enter_context(Cluster(directory))
         if not given:

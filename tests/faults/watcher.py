@@ -103,7 +103,9 @@ class Watcher:
             self._note(CREATED, body, version, at)
         status = body.get("status") or {}
         phase = status.get("phase", "")
-        if phase == kinds.ACTIVE and (before is None or (before.get("status") or {}).get("phase") != kinds.ACTIVE):
+        known = (before or {}).get("status") or {}
+        same = known.get("phase") == kinds.ACTIVE and known.get("fencingToken") == status.get("fencingToken")
+        if phase == kinds.ACTIVE and not same:
             self.waiting.pop(uid, None)
             self.holding[uid] = body["spec"]["session"]
             self._note(ACTIVE, body, version, at)

@@ -1,6 +1,7 @@
 """A stretch of network between clients and the API server that can be cut or stalled, in a process of its own.
 
-`python -m faults.wire HOST PORT FILE` passes bytes on and writes its own port to FILE. SIGUSR1 cuts all open
+`python -m faults.wire HOST PORT FILE DELAY` passes bytes on each way DELAY seconds late, and writes its own
+port to FILE. SIGUSR1 cuts all open
 connections, watches too; SIGSTOP stalls them, as a network does that loses everything; SIGCONT lets them go on.
 """
 
@@ -10,6 +11,7 @@ import asyncio
 import contextlib
 import signal
 import sys
+from collections import deque
 from pathlib import Path
 
 
@@ -20,7 +22,7 @@ class _Pump(asyncio.Protocol):
         self.wire = wire
         self.other = other
         self.transport: asyncio.Transport | None = None
-        self.early: list[bytes] = []
+        self.early: deque[bytes] = deque()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -30,15 +32,21 @@ class _Pump(asyncio.Protocol):
             self.wire.connect(self)
         else:
             self.other.other = self
-            for data in self.other.early:
-                transport.write(data)
-            self.other.early.clear()
+            self.other.pass_on()
 
     def data_received(self, data: bytes) -> None:
-        if self.other is None or self.other.transport is None:
-            self.early.append(data)
+        self.early.append(data)
+        if self.wire.delay:
+            asyncio.get_running_loop().call_later(self.wire.delay, self.pass_on, 1)
         else:
-            self.other.transport.write(data)
+            self.pass_on()
+
+    def pass_on(self, count: int | None = None) -> None:
+        if self.other is None or self.other.transport is None:
+            return
+        while self.early and count != 0:
+            self.other.transport.write(self.early.popleft())
+            count = None if count is None else count - 1
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - a name of the base class
         self.wire.open.discard(self)
@@ -57,7 +65,8 @@ class _Pump(asyncio.Protocol):
 class Wire:
     """All connections that pass."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, delay: float) -> None:
+        self.delay = delay
         self.host = host
         self.port = port
         self.open: set[_Pump] = set()
@@ -81,9 +90,9 @@ class Wire:
                 each.transport.abort()
 
 
-async def _main(host: str, port: int, file: Path) -> None:
+async def _main(host: str, port: int, file: Path, delay: float) -> None:
     loop = asyncio.get_running_loop()
-    wire = Wire(host, port)
+    wire = Wire(host, port, delay)
     loop.add_signal_handler(signal.SIGUSR1, wire.cut)
     server = await loop.create_server(lambda: _Pump(wire), "127.0.0.1", 0, backlog=512)
     draft = file.with_suffix(".draft")
@@ -94,4 +103,4 @@ async def _main(host: str, port: int, file: Path) -> None:
 
 if __name__ == "__main__":
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])))
+        asyncio.run(_main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4])))

@@ -67,7 +67,6 @@ def run(context: Context) -> int:
         check_labels([arguments.resource])
     prefix = check_type(arguments.type) + ":" if arguments.type is not None else ""
     board = context.board()
-    tell(board, me)
     claims = board.claims(session=wanted, resource=arguments.resource, ended=arguments.ended)
     if not arguments.type and arguments.resource is None and wanted is None:
         # Nobody works on the keys of `presence once`; --type once shows them.
@@ -86,6 +85,7 @@ def run(context: Context) -> int:
             (claim["spec"]["session"], claim["spec"]["resource"]): claim_phase(claim, session, now)
             for claim, session in found
         }
+    tell(board, me)
     rows = claim_rows(found, me)
     if arguments.json:
         write_json(rows)

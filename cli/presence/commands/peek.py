@@ -31,8 +31,8 @@ def run(context: Context) -> int:
     label = check_labels([context.arguments.label])[0]
     me, _ = find_session(context.env, context.arguments.session)
     board = context.board()
-    tell(board, me)
     rows = claim_rows(board.live(board.claims(resource=label), exact=True), me)
+    tell(board, me)
     if context.arguments.json:
         write_json(rows)
         return 0

@@ -67,7 +67,6 @@ def run(context: Context) -> int:
     session, _ = find_session(context.env, me)
     details = _details(context, me)
     board = context.board()
-    tell(board, session)
     if arguments.all_mine:
         released = [letgo for claim in board.claims(session=session) if (letgo := _let_go(board, claim))]
     elif details:
@@ -75,6 +74,7 @@ def run(context: Context) -> int:
         released = [letgo for claim in found if (letgo := _let_go(board, claim, details))]
     else:
         released = [letgo for label in labels for letgo in board.release(session, label)]
+    tell(board, session)
     if arguments.json:
         # As they stood before: what had run out was not ended by this call.
         before = [{**claim, "spec": {**claim["spec"], "released": False}} for claim in released]
@@ -124,13 +124,13 @@ def _take_away(context: Context, labels: list[str], me: str | None) -> int:
     identity = find_identity(context.env, session=me)
     details = {"by": identity.session, "user": identity.user, "reason": reason, "forced": True}
     board = context.board()
-    tell(board, identity.session)
     released = []
     for label in labels:
         for claim in _targets(board, label, wanted, identity.session):
             gone = _let_go(board, claim, details, also_expired=True)
             if gone is not None:
                 released.append(gone)
+    tell(board, identity.session)
     if arguments.json:
         write_json(claim_rows([(claim, None) for claim in released], identity.session))
         return 0

@@ -7,7 +7,7 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 
 from presence.commands.claim import check_labels
-from presence.contention import GRANTED, OVER, Blockers, Progress, standing, why_over
+from presence.contention import GRANTED, OVER, Progress, in_the_way, standing, why_over
 from presence.errors import BoardError, ClaimLostError, DeniedError, PresenceError, UsageError, WaitTimedOutError
 from presence.following import Follower
 from presence.identity import find_session
@@ -64,8 +64,8 @@ def run(context: Context) -> int:
     until = monotonic() + limit
     context.deadline = _short()
     board = context.board()
-    tell(board, me)
     own = board.claim(me, label)
+    tell(board, me)
     mine = own if own is not None and not has_ended(own) else None
     if mine is not None:
         seat = Seat(context, board, mine, quiet=arguments.json)
@@ -166,21 +166,19 @@ class Seat:
             follower.stop()
 
     def held_by(self) -> str:
-        """Who is ahead, in one line."""
+        """Who holds it, in one line."""
         self._board.limit(_LIMIT)
-        blockers = Blockers(self._board, self.claim)
-        return blockers.first() + blockers.more()
+        return in_the_way(self._board, self.claim) or "another session"
 
     def _show(self) -> None:
-        if self._quiet or not (self.claim.get("status") or {}).get("phase"):
+        if self._quiet:
             return
         try:
             self._board.limit(_LIMIT)
-            blockers = Blockers(self._board, self.claim)
+            line = self._progress.line(self._board, self.claim, monotonic())
         except BoardError:
-            return
-        line = self._progress.line(self.claim, blockers.first() + blockers.more(), monotonic())
-        if line and blockers.claims:
+            return  # said after the next change
+        if line:
             write(f"presence: {line}", sys.stderr)
 
 

@@ -14,7 +14,7 @@ from threading import Thread
 from time import sleep
 
 from presence.board import Board, GoneError
-from presence.contention import GRANTED, OVER, Blockers, Progress, standing, why_over
+from presence.contention import GRANTED, OVER, Progress, in_the_way, standing, why_over
 from presence.deadline import Deadline
 from presence.errors import BoardError, DeniedError, PresenceError, ServerError
 from presence.following import Follower
@@ -268,29 +268,27 @@ class Keeper:
         self._ask(release)
 
     def _show(self, kept: _Kept, progress: Progress) -> None:
-        if kept.granted or self._job.quiet or not (kept.body.get("status") or {}).get("phase"):
+        if kept.granted or self._job.quiet:
             return
         try:
-            blockers = self._ask(lambda board: Blockers(board, kept.body), once=True)
+            line = self._ask(lambda board: progress.line(board, kept.body, now()), once=True)
         except PresenceError:
-            return  # said again when the board is back
-        line = progress.line(kept.body, blockers.first() + blockers.more(), now())
-        if line and blockers.claims:
+            return  # said after the next change
+        if line:
             self._tell(line)
 
     def _give_up(self, kept: _Kept) -> None:
-        try:
-            blockers = self._ask(lambda board: Blockers(board, kept.body), once=True)
-            held = f"{kept.label} is held by {blockers.first()}{blockers.more()}" if blockers.claims else ""
-        except PresenceError:
-            held = ""
-        if not held and not (kept.body.get("status") or {}).get("phase"):
+        if not (kept.body.get("status") or {}).get("phase"):
             raise _OverError(
                 UNREACHABLE,
                 f"nobody granted the claim on {kept.label}: no operator looks after this board;"
                 " the command was not started",
             )
-        held = held or f"{kept.label} was not granted"
+        try:
+            holder = self._ask(lambda board: in_the_way(board, kept.body), once=True)
+        except PresenceError:
+            holder = ""
+        held = f"{kept.label} is held by {holder}" if holder else f"{kept.label} was not granted"
         if self._job.wait == 0:
             raise _OverError(HELD, f"not run: {held}; wait for it with --wait 30m, or ask the holder")
         waited = format_duration(self._job.wait)

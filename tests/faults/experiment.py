@@ -217,6 +217,7 @@ class Experiment:
             for _, undo, *_ in REPERTOIRE:
                 if undo:
                     await asyncio.to_thread(self.do, undo, 0)
+            self._let_all_go()
             self.say(f"{self.setting.seconds:7.1f} s  faults are over; {len(self._state.alive)} contenders are left")
             await asyncio.wait(crowds, timeout=self.setting.drain)
         finally:
@@ -283,7 +284,14 @@ class Experiment:
         if whom == "wire":
             assert self._wire is not None
             number = {"cut": signal.SIGUSR1, "stall": signal.SIGSTOP, "resume": signal.SIGCONT}[verb]
+            if verb == "stall":
+                with self._lock:
+                    for each in self._state.alive.values():
+                        if each.wired:
+                            self._stay(each.run)
             self._wire.send_signal(number)
+            if verb == "resume":
+                self._let_all_go()
             return what
         if whom == "API server":
             if verb == "kill":
@@ -356,6 +364,7 @@ class Experiment:
             else:
                 pid = victim.process.pid
             victim.harmed = True
+            self._stay(victim.run)
             os.kill(pid, signal.SIGSTOP if verb == "pause" else signal.SIGKILL)
         except (OSError, StopIteration):
             return ""
@@ -363,13 +372,21 @@ class Experiment:
             self._state.paused[whom].append(pid)
         return f"{verb} {whom} of {victim.run}"
 
+    def _stay(self, run: str) -> None:
+        (self.directory / "locks" / f"stay-{run}").touch()
+
     def _resume(self, whom: str) -> str:
+        self._let_all_go()
         resumed = 0
         while self._state.paused[whom]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._state.paused[whom].pop(), signal.SIGCONT)
                 resumed += 1
         return f"resume {whom}" if resumed else ""
+
+    def _let_all_go(self) -> None:
+        for each in (self.directory / "locks").glob("stay-*"):
+            each.unlink(missing_ok=True)
 
     def _running(self) -> list[Started]:
         records = self._commands()

@@ -161,6 +161,9 @@ class ResourceQueue:
         """True when Exclusive claims on the resource exist, ended or not."""
         return bool(self._exclusives)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._seats
+
     @property
     def claims(self) -> int:
         """How many claims on the resource are known, ended or not."""

@@ -19,6 +19,7 @@ from presence_operator.core.actions import (
     EmitEvent,
     Failed,
     Gone,
+    GrantExclusive,
     Outcome,
     Verified,
     VerifySessions,
@@ -141,10 +142,14 @@ class World:
             assert isinstance(action, WriteSessionStatus)
             patch = session_patch(action.session, action.status)["status"]
         before = copy.deepcopy(body.get("status") or {})
-        body["status"] = {**before, **{field: value for field, value in patch.items() if value is not None}}
+        self._merge(body, patch)
         self._check_write(kind, body, before)
         self._stored(kind, body, "MODIFIED")
         return Done(parse(kind, body))
+
+    def _merge(self, body: Body, patch: Body) -> None:
+        merged = {**(body.get("status") or {}), **patch}
+        body["status"] = {field: value for field, value in merged.items() if value is not None}
 
     def _check_write(self, kind: Kind, body: Body, before: Body) -> None:
         status, uid = body["status"], body["metadata"]["uid"]
@@ -207,7 +212,10 @@ class World:
     def _stored(self, kind: Kind, body: Body, event: str) -> None:
         self.revision += 1
         body["metadata"]["resourceVersion"] = str(self.revision)
-        self.watch.append((kind, event, copy.deepcopy(body)))
+        self._tell(kind, event, copy.deepcopy(body))
+
+    def _tell(self, kind: Kind, event: str, body: Body) -> None:
+        self.watch.append((kind, event, body))
 
 
 class Pictures:
@@ -246,6 +254,10 @@ class Operator:
         """The time as the operator knows it: never ahead of the server's."""
         return self.world.now - self.lag
 
+    def watch(self) -> list[tuple[Kind, str, Body]]:
+        """The events that it has not heard yet."""
+        return self.world.watch
+
     def restart(self) -> None:
         self.board = Board(self.policy)
         self.flying: list[Action] = []
@@ -257,8 +269,9 @@ class Operator:
 
     def hear(self, count: int | None = None) -> None:
         """Take in the next events of the watch."""
-        count = len(self.world.watch) if count is None else count
-        events, self.world.watch[:] = self.world.watch[:count], self.world.watch[count:]
+        watch = self.watch()
+        count = len(watch) if count is None else count
+        events, watch[:] = watch[:count], watch[count:]
         for kind, event, body in events:
             metadata = body["metadata"]
             if event == "DELETED":
@@ -332,7 +345,7 @@ def parse(kind: Kind, body: Body) -> Any:
 
 
 def subject(action: Action) -> Fact:
-    if isinstance(action, WriteClaimStatus):
+    if isinstance(action, WriteClaimStatus | GrantExclusive):
         return action.claim
     if isinstance(action, WriteSessionStatus):
         return action.session

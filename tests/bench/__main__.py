@@ -38,6 +38,8 @@ def main() -> int:
         return 2
     if options.command == "docs":
         return _docs()
+    # It makes every start compile all modules anew, which no installed program does.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     names = list(BENCHES) if options.command == "all" else [options.command]
     load = os.getloadavg()[0]
     if load >= 1.0 and not options.quick:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,10 @@ from . import processes
 from .errors import DevclusterError
 from .state import ProcessRecord
 from .store import Store
+
+
+#: Seconds in which a stop signal reaches every thread, also on a busy machine.
+_STOP_SIGNAL_TIMEOUT = 2.0
 
 
 class Process:
@@ -117,8 +122,12 @@ class Process:
         self.start()
 
     def pause(self) -> None:
-        """SIGSTOP: it keeps its connections and answers nothing."""
-        os.kill(self.pid, signal.SIGSTOP)
+        """SIGSTOP: it keeps its connections and answers nothing. Returns when the last of its threads has stopped."""
+        pid = self.pid
+        os.kill(pid, signal.SIGSTOP)
+        deadline = time.monotonic() + _STOP_SIGNAL_TIMEOUT
+        while not processes.stopped(pid) and time.monotonic() < deadline:
+            time.sleep(0.002)
 
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)

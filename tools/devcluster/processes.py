@@ -30,6 +30,15 @@ def start_ticks(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
+def stopped(pid: int) -> bool:
+    """Whether every thread of a process stands still by a signal."""
+    try:
+        states = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    except OSError:
+        return False
+    return all(stat[stat.rindex(")") + 2] in "tTZX" for stat in states)
+
+
 def alive(record: ProcessRecord) -> bool:
     """Whether exactly the recorded process still runs (or is stopped by a signal)."""
     if record.pid is None or record.start_ticks is None:

@@ -11,7 +11,6 @@ from .errors import DevclusterError
 from .state import ProcessRecord
 from .store import Store
 
-
 #: Seconds in which a stop signal reaches every thread, also on a busy machine.
 _STOP_SIGNAL_TIMEOUT = 2.0
 

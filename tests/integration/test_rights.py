@@ -69,6 +69,9 @@ def test_the_documented_role_is_all_that_the_operator_needs(
         board.session("s1", ttl="2s")
         board.claim("stack:vault", "s1", ttl="2s")
         board.claim("stack:vault", "s2", ttl="60s")
+        board.claim("db:main", "s2", ttl="60s", name="alone", mode="Exclusive")
+        board.until_phase("alone", "Active")
+        board.delete("alone")
         base = f"/apis/presence.dev/v1alpha1/namespaces/{namespace}"
 
         def names(plural: str) -> list[str]:

@@ -53,6 +53,8 @@ if TYPE_CHECKING:
 _BURIED = 8192
 #: Objects looked at by one call of `decide`, so that the loop around it stays responsive.
 _LOOKS = 2000
+#: Seconds for which the status of a claim that was let go is not written, while the next one is being granted.
+_GRANT_FIRST = 0.2
 #: Seconds until the same claim is tried again after somebody else turned out to hold the resource.
 _HELD_PAUSE = 0.1
 _LONGEST_HELD_PAUSE = 5.0
@@ -97,6 +99,8 @@ class Board:
         self._stale_groups: dict[ResourceGroup, None] = {}
         self._resources: dict[Key, ResourceQueue] = {}
         self._changed_resources: dict[ResourceQueue, None] = {}
+        # Resources whose next holder is being granted, and the claims that let that go first.
+        self._granting: dict[ResourceQueue, dict[ClaimEntry, None]] = {}
         self._leases: dict[Key, LeaseNote] = {}
         # First seen idle, then for long enough.
         self._idle_leases: dict[LeaseNote, None] = {}
@@ -197,6 +201,8 @@ class Board:
                 entry.queued = None
                 if entry.gone or entry.busy:
                     continue
+                if isinstance(entry, ClaimEntry) and self._lets_grant_go_first(entry, now):
+                    continue
                 if now < entry.retry_at:
                     self._schedule.at(entry, entry.retry_at)
                     continue
@@ -252,6 +258,8 @@ class Board:
             self._settle_lease(action, outcome, now)
             return []
         decided_on = _subject(action)
+        if isinstance(action, GrantExclusive):
+            self._grant_settled(action.claim)
         entry = self._entry(type(decided_on), decided_on.key)
         if entry is not None and entry.fact.uid != decided_on.uid:
             entry = None
@@ -383,6 +391,7 @@ class Board:
             if not entry.resource.claims:
                 self._schedule.at(entry.resource, NEVER)
                 self._changed_resources.pop(entry.resource, None)
+                self._granting.pop(entry.resource, None)
                 del self._resources[entry.resource.key]
                 self._consider_lease(entry.resource.key)
             del holder.claims[entry]
@@ -521,12 +530,29 @@ class Board:
                 entry = self._claims[resource.key[0], name]
                 self._show(entry)
                 self._mark(entry, Priority.URGENT)
+                if entry.fact.exclusive:
+                    self._granting[resource] = {}
             if resource.stale and resource.wake == NEVER:
                 self._schedule.at(resource, now + self.policy.coalesce)
         self._changed_resources.clear()
         for note in self._idle_leases:
             self._schedule.at(note, now + self.policy.lease_idle)
         self._idle_leases.clear()
+
+    def _lets_grant_go_first(self, entry: ClaimEntry, now: float) -> bool:
+        """Somebody waits for the next grant, and nobody for the word that a claim which was let go has ended."""
+        courteous = self._granting.get(entry.resource)
+        if courteous is None or entry in courteous or not (entry.fact.released and entry.fact.held):
+            return False
+        courteous[entry] = None
+        self._schedule.at(entry, now + _GRANT_FIRST)
+        return True
+
+    def _grant_settled(self, claim: Claim) -> None:
+        resource = self._resources.get((claim.namespace, claim.resource))
+        if resource is not None:
+            for entry in self._granting.pop(resource, {}):
+                self._mark(entry, Priority.URGENT)
 
     def _turn(self, entry: ClaimEntry) -> Turn:
         resource, name = entry.resource, entry.fact.name

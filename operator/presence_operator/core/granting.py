@@ -85,10 +85,14 @@ class ReadClaim:
 
 @dataclass(frozen=True, slots=True)
 class ListClaims:
-    """Read all claims on a resource linearizably; the answer is a list of them."""
+    """Read all claims on a resource linearizably; the answer is a list of them.
+
+    With a resourceVersion of a claim, a picture not older than that will do, which the API server has at once.
+    """
 
     namespace: str
     resource: str
+    not_older_than: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +189,14 @@ def grant(
             fresh = False
             continue
         if lease.unfenced:
+            own = (yield Touch((claim,), 1))[0]
+            if own is None:
+                return Gone()
+            same = replace(own, resource_version=claim.resource_version, status=claim.status) == claim
+            if own.status.phase != kinds.PENDING or not same:
+                # It has changed by other hands.
+                return Failed(0.0, own)
+            claim = own
             fenced = yield from _fence(lease, claim)
             if not isinstance(fenced, Lease):
                 if fenced is None:
@@ -236,7 +248,8 @@ def _fence(lease: Lease, claim: Claim) -> Generator[Request, Any, Lease | Outcom
 
     The Lease to go on with; an outcome when somebody else holds the resource; None when the Lease has changed.
     """
-    claims: list[Claim] = yield ListClaims(lease.namespace, lease.resource)
+    # The claim itself was changed after the Lease: what is not older than that shows whatever came before the Lease.
+    claims: list[Claim] = yield ListClaims(lease.namespace, lease.resource, claim.resource_version)
     others = [each for each in claims if each.uid != claim.uid and each.exclusive]
     highest = max((each.status.fencing_token or 0 for each in claims), default=0)
     holder = _holding(others)

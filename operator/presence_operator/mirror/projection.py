@@ -390,5 +390,5 @@ def _event(claim: Claim, kind: str, at: float, board: str, reason: str, suffix: 
         agent=fit(claim.agent, _AGENT),
         reason=fit(reason, _REASON),
         expires_at=None if claim.status.expires_at is None else sql_time(claim.status.expires_at),
-        token=None,  # Shared claims have none
+        token=claim.status.fencing_token,
     )

@@ -113,8 +113,8 @@ class Effects:
             return outcome
         return await self._verify(action)
 
-    async def _write_grant(self, action: GrantExclusive, status: ClaimStatus) -> Outcome:
-        return await self._patch(action, action.claim, claim_patch(action.claim, status))
+    async def _write_grant(self, action: GrantExclusive, claim: Claim, status: ClaimStatus) -> Outcome:
+        return await self._patch(action, claim, claim_patch(claim, status))
 
     async def _patch(self, action: Action, target: Claim | Session, body: dict[str, Any]) -> Outcome:
         answer = await self._connection.request(

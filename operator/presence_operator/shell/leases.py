@@ -64,7 +64,7 @@ class Leases:
         metrics: Metrics,
         leading: Callable[[], bool],
         is_over: Callable[[str, str, str], bool],
-        write_grant: Callable[[GrantExclusive, ClaimStatus], Awaitable[Outcome]],
+        write_grant: Callable[[GrantExclusive, Claim, ClaimStatus], Awaitable[Outcome]],
     ) -> None:
         self._connection = connection
         self._intake = intake
@@ -133,7 +133,7 @@ class Leases:
             path = f"{list_path(Claim, request.namespace)}/{request.name}"
             return self._claim(await self._connection.request("get", kinds.CLAIM_KIND, "GET", path))
         if isinstance(request, granting.ListClaims):
-            return await self._list(request.namespace, request.resource)
+            return await self._list(request)
         if not self._leading():
             raise DeposedError
         if isinstance(request, granting.PutLease):
@@ -147,7 +147,7 @@ class Leases:
             gate = asyncio.Semaphore(_WRITES)
             return await asyncio.gather(*(self._touch(claim, request.position, gate) for claim in request.claims))
         assert isinstance(action, GrantExclusive)
-        return await self._write_grant(action, request.status)
+        return await self._write_grant(action, request.claim, request.status)
 
     async def _read_lease(self, namespace: str, resource: str) -> granting.Lease | None:
         answer = await self._connection.request("get", "Lease", "GET", lease_path(namespace, resource))
@@ -171,8 +171,13 @@ class Leases:
             return None
         raise RefusedError(answer)
 
-    async def _list(self, namespace: str, resource: str) -> list[Claim]:
-        path = f"{list_path(Claim, namespace)}?limit={PAGE}&fieldSelector={quote(f'spec.resource={resource}')}"
+    async def _list(self, request: granting.ListClaims) -> list[Claim]:
+        path = list_path(Claim, request.namespace) + f"?fieldSelector={quote(f'spec.resource={request.resource}')}"
+        if request.not_older_than:
+            # Without pages: the API server takes this from its memory as soon as that has come so far.
+            path += f"&resourceVersion={request.not_older_than}&resourceVersionMatch=NotOlderThan"
+        else:
+            path += f"&limit={PAGE}"
         found: list[Claim] = []
         token = ""
         while True:

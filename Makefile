@@ -44,7 +44,7 @@ test-unit: setup ## run the tests that need nothing but Python
 	@$(PY) -m pytest tests/unit $(ARGS)
 
 .PHONY: faults
-faults: setup tools ## show for long that Exclusive claims exclude, through faults of all kinds (SEED=7 MINUTES=10)
+faults: setup tools ## show for long that Exclusive claims exclude, through faults of all kinds (SEED=7 MINUTES=12)
 	@PYTHONPATH=tests:tools $(PY) -m faults $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
 
 .PHONY: lint

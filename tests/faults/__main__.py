@@ -38,7 +38,7 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m faults", description="Show that Exclusive claims exclude.")
     parser.add_argument("--seed", type=int, help="of everything that is up to chance (default: a new one)")
-    parser.add_argument("--minutes", type=float, default=10.0, help="how long faults happen (default 10)")
+    parser.add_argument("--minutes", type=float, default=12.0, help="how long faults happen (default 12)")
     parser.add_argument("--contenders", type=int, default=100, help="on one resource, and as many on ten (default 100)")
     parser.add_argument("--gap", type=float, default=1.5, help="least seconds between two faults (default 1.5)")
     parser.add_argument("--ttl", default="9s", help="of the contenders' claims (default 9s)")

@@ -88,6 +88,7 @@ class _Contender:
 @dataclass(slots=True)
 class _State:
     alive: dict[str, _Contender] = field(default_factory=dict)
+    staying: list[tuple[str, str]] = field(default_factory=list)
     paused: dict[str, list[int]] = field(default_factory=lambda: {"holder": [], "keeper": []})
 
 
@@ -217,7 +218,8 @@ class Experiment:
             for _, undo, *_ in REPERTOIRE:
                 if undo:
                     await asyncio.to_thread(self.do, undo, 0)
-            self._let_all_go()
+            for cause in ("command", "waiter", "wire"):
+                self._let_go(cause)
             self.say(f"{self.setting.seconds:7.1f} s  faults are over; {len(self._state.alive)} contenders are left")
             await asyncio.wait(crowds, timeout=self.setting.drain)
         finally:
@@ -288,10 +290,10 @@ class Experiment:
                 with self._lock:
                     for each in self._state.alive.values():
                         if each.wired:
-                            self._stay(each.run)
+                            self._stay(each.run, "wire")
             self._wire.send_signal(number)
             if verb == "resume":
-                self._let_all_go()
+                self._let_go("wire")
             return what
         if whom == "API server":
             if verb == "kill":
@@ -351,6 +353,8 @@ class Experiment:
                 for run, each in alive.items()
                 if run in running or any(session.startswith(run) for session in holding)
             ]
+        # Two halves of one run that are stopped at once are more than is promised.
+        found = [each for each in found if not each.harmed]
         if not found:
             return ""
         victim = sorted(found, key=lambda each: each.run)[which % len(found)]
@@ -364,7 +368,7 @@ class Experiment:
             else:
                 pid = victim.process.pid
             victim.harmed = True
-            self._stay(victim.run)
+            self._stay(victim.run, whom)
             os.kill(pid, signal.SIGSTOP if verb == "pause" else signal.SIGKILL)
         except (OSError, StopIteration):
             return ""
@@ -372,21 +376,24 @@ class Experiment:
             self._state.paused[whom].append(pid)
         return f"{verb} {whom} of {victim.run}"
 
-    def _stay(self, run: str) -> None:
+    def _stay(self, run: str, cause: str) -> None:
+        """The command of this run goes on until `_let_go`, or until it is stopped."""
+        self._state.staying.append((cause, run))
         (self.directory / "locks" / f"stay-{run}").touch()
 
+    def _let_go(self, cause: str) -> None:
+        for each in [each for each in self._state.staying if each[0] == cause]:
+            self._state.staying.remove(each)
+            (self.directory / "locks" / f"stay-{each[1]}").unlink(missing_ok=True)
+
     def _resume(self, whom: str) -> str:
-        self._let_all_go()
+        self._let_go(whom)
         resumed = 0
         while self._state.paused[whom]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._state.paused[whom].pop(), signal.SIGCONT)
                 resumed += 1
         return f"resume {whom}" if resumed else ""
-
-    def _let_all_go(self) -> None:
-        for each in (self.directory / "locks").glob("stay-*"):
-            each.unlink(missing_ok=True)
 
     def _running(self) -> list[Started]:
         records = self._commands()

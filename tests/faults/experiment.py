@@ -147,6 +147,9 @@ class Experiment:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for left in self._state.alive.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(left.process.pid, signal.SIGKILL)
         for whom in self._state.paused:
             self._resume(whom)
         for each in (*self.operators, *([self._extra] if self._extra else [])):
@@ -228,9 +231,6 @@ class Experiment:
                 if task.done() and task.exception() is not None:
                     self.say(f"a contender's keeper failed: {task.exception()!r}")
                 task.cancel()
-            for left in list(self._state.alive.values()):
-                with contextlib.suppress(ProcessLookupError):
-                    left.process.kill()
 
     async def _contend(self, crowd: Crowd, number: int, end: float) -> None:
         dice = random.Random(f"{self.setting.seed} {crowd.name} {number}")

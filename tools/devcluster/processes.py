@@ -27,7 +27,15 @@ def start_ticks(pid: int) -> int | None:
     except OSError:
         return None
     fields = stat[stat.rindex(")") + 2 :].split()
-    return None if fields[0] in "ZX" else int(fields[19])
+    # The first thread can be a corpse while others of a killed process still hold its ports.
+    return None if fields[0] in "ZX" and _threads(pid) <= 1 else int(fields[19])
+
+
+def _threads(pid: int) -> int:
+    try:
+        return sum(1 for _ in Path(f"/proc/{pid}/task").iterdir())
+    except OSError:
+        return 0
 
 
 def stopped(pid: int) -> bool:

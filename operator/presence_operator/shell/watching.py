@@ -7,7 +7,6 @@ operator that is away holds nobody up.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import re
 from contextvars import ContextVar
@@ -36,7 +35,16 @@ _log = logging.getLogger(__name__)
 #: Longest pause in seconds between two attempts to set up the watches.
 _LONGEST_BACKOFF = 10.0
 
+#: Seconds that kopf has to end by itself, and then again by force.
+_TEARDOWN = 5.0
+#: How often it is told meanwhile.
+_TELL = 10
+
 _inside_kopf: ContextVar[bool] = ContextVar("inside_kopf", default=False)
+
+
+class StuckError(Exception):
+    """Tasks that were cancelled go on all the same."""
 
 
 class _Patience:
@@ -222,7 +230,7 @@ class Watches:
             try:
                 await self._watch()
                 _log.error("the watches ended and are begun anew")
-            except asyncio.CancelledError:
+            except StuckError:
                 raise
             except Exception as error:  # noqa: BLE001 - without watches the operator is blind, whatever the reason
                 _log.error("the watches failed and are begun anew", extra=fields(error=repr(error)))
@@ -258,9 +266,7 @@ class Watches:
         try:
             await task
         finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await task
+            await _ended(task)
 
     async def _kopf(self) -> None:
         # Runs in a task, thus a context, of its own: every task made in here is known as one of kopf's.
@@ -273,7 +279,17 @@ class Watches:
             standalone=True,
         )
         self._restore_signals()
-        await kopf.run_tasks(tasks, ignored=_Others())  # type: ignore[arg-type]
+        running = asyncio.create_task(kopf.run_tasks(tasks, ignored=_Others()))  # type: ignore[arg-type]
+        await asyncio.wait({running, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+        # The first part that ends, ends kopf; but a watch that is just being opened can swallow the word to stop and
+        # go on for ever, and kopf would wait for it as long.
+        await asyncio.wait({running}, timeout=_TEARDOWN)
+        if not running.done():
+            await _ended(running)
+            if (failed := next((each for each in tasks if each.done() and not each.cancelled()), None)) is not None:
+                failed.result()
+            return
+        running.result()
 
     def _registry(self) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
@@ -303,6 +319,26 @@ class Watches:
         if len(self._lists) == 2 * max(1, len(self._namespaces)):
             self._lists.clear()
             self._relisted()
+
+
+async def _ended(task: asyncio.Task[Any]) -> None:
+    """End `task` and every task of kopf's, however often they have to be told.
+
+    Raises:
+        StuckError: some of them do not end; a new process is the only remedy.
+
+    """
+    own = asyncio.current_task()
+    for _ in range(_TELL):
+        left = {each for each in {task, *_kopf_tasks} if not each.done() and each is not own}
+        if not left:
+            return
+        for each in left:
+            each.cancel()
+        await asyncio.wait(left, timeout=_TEARDOWN / _TELL)
+    stuck = sorted(each.get_name() for each in _kopf_tasks if not each.done() and each is not own)
+    if stuck:
+        raise StuckError(f"parts of kopf do not end: {', '.join(stuck)}")
 
 
 class _Others:

@@ -215,6 +215,17 @@ def test_a_lapsed_claim_expires_at_the_deadline_that_its_holder_missed(world: Wo
     assert (status["phase"], seconds(status["endedAt"])) == (kinds.EXPIRED, START + 60)
 
 
+def test_a_lapsed_claim_never_ended_before_it_was_promised_to(world: World, operator: Operator) -> None:
+    claim(world, "claim")
+    operator.settle_down()
+    # The holder's clock is half a second ahead of the operator's.
+    world.now = START + 59.5
+    world.annotate(Claim, "claim", kinds.LAPSED_ANNOTATION, format_time(START + 60))
+    operator.settle_down()
+    status = operator.status("claim")
+    assert (status["phase"], seconds(status["endedAt"])) == (kinds.EXPIRED, START + 60)
+
+
 def test_a_completed_session_releases_its_claims(world: World, operator: Operator) -> None:
     begin(world)
     claim(world, "claim")

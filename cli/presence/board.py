@@ -355,6 +355,7 @@ class Board:
         *,
         mode: str = SHARED,
         on_expiry: str | None = None,
+        priority: int | None = None,
     ) -> Object:
         """Put a claim on the board.
 
@@ -379,6 +380,8 @@ class Board:
             spec["mode"] = mode
         if on_expiry is not None:
             spec["onExpiry"] = on_expiry
+        if priority is not None:
+            spec["priority"] = priority
         body = {"apiVersion": API_VERSION, "kind": CLAIM_KIND, "metadata": metadata, "spec": spec}
         response = self._ask("POST", self._paths[CLAIM_PLURAL], {"fieldManager": CLI_MANAGER}, body)
         if response.status == 409:

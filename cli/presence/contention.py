@@ -91,6 +91,22 @@ def in_the_way(board: Board, claim: Object) -> str:
     return describe(found, board.session(found["spec"]["session"]))
 
 
+def limited_by(claim: Object) -> str:
+    """The limit that `claim` waits for though it is its turn, as its status says; empty when none keeps it."""
+    for condition in (claim.get("status") or {}).get("conditions") or ():
+        if condition["type"] == "Granted" and condition["reason"] == "LimitReached":
+            return clean(condition["message"])
+    return ""
+
+
+def obstacle(board: Board, claim: Object) -> str:
+    """What `claim` waits for, as its status says, in one clause that follows its label; empty when that is over."""
+    holder, limit = in_the_way(board, claim), limited_by(claim)
+    if limit:
+        return f"waits for a slot ({limit})" + (f"; one of them is {holder}" if holder else "")
+    return f"is held by {holder}" if holder else ""
+
+
 class Progress:
     """Lines about a wait: one whenever the place or the holder changed."""
 
@@ -111,12 +127,15 @@ class Progress:
         state = (position, str(first.get("name", "")))
         if not status.get("phase") or state == self._shown:
             return None
-        holder = in_the_way(board, claim)
-        if not holder:
+        holder, limit = in_the_way(board, claim), limited_by(claim)
+        if not holder and not limit:
             return None
         self._shown = state
         place = f": position {position}" if position else ""
-        return f"waiting for {clean(self._label)}{place}; held by {holder}{self._expectation(position, now)}"
+        why = "; ".join(
+            part for part in (limit, f"held by {holder}" if not limit else f"one of them is {holder}") if part
+        )
+        return f"waiting for {clean(self._label)}{place}; {why}{self._expectation(position, now)}"
 
     def _expectation(self, position: int, now: float) -> str:
         """How long it may take, from how fast the queue moved so far; nothing before it has moved."""

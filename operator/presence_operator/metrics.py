@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from presence_operator.core.facts import Claim, Session
+    from presence_operator.core.limits import Limit
 
     Board = tuple[Sequence[Claim], Sequence[Session]]
 
@@ -105,6 +106,9 @@ class Metrics:
         self._board_collector = _BoardCollector()
         self.registry.register(self._board_collector)
         self._figures += self._board_collector.figures
+        self._limit_collector = _LimitCollector()
+        self.registry.register(self._limit_collector)
+        self._figures += self._limit_collector.figures
 
         self._granted = self._counter("presence_claims_granted", "Claims that became Active.", "type")
         self._expired = self._counter(
@@ -219,6 +223,10 @@ class Metrics:
     def observe_board(self, snapshot: Callable[[], Board]) -> None:
         """Count claims and sessions from `snapshot()` at every scrape (called on the event loop's thread)."""
         self._board_collector.snapshot = snapshot
+
+    def observe_limits(self, limits: Callable[[], Iterable[tuple[str, Limit, int, int]]]) -> None:
+        """Tell of the slots of each limit at every scrape: namespace, limit, slots in use, claims that wait for one."""
+        self._limit_collector.limits = limits
 
     def claim_granted(self, resource: str) -> None:
         """A claim became Active."""
@@ -499,3 +507,28 @@ def _version_of(distribution: str) -> str:
         return distribution_version(distribution)
     except PackageNotFoundError:
         return "unknown"
+
+
+class _LimitCollector(Collector):
+    """Counts the slots of the limits when it is asked. Their names come from the operator's own settings."""
+
+    figures = (
+        Figure(
+            "presence_limit_max", "gauge", ("namespace", "limit"), "Claims, or sessions, that a limit lets be Active."
+        ),
+        Figure("presence_limit_in_use", "gauge", ("namespace", "limit"), "Slots of a limit that are taken."),
+        Figure("presence_limit_waiting", "gauge", ("namespace", "limit"), "Claims that wait for a slot of a limit."),
+    )
+
+    def __init__(self) -> None:
+        self.limits: Callable[[], Iterable[tuple[str, Limit, int, int]]] = tuple
+
+    def describe(self) -> list[Metric]:
+        return [GaugeMetricFamily(each.name, each.help) for each in self.figures]
+
+    def collect(self) -> Iterable[Metric]:
+        families = [GaugeMetricFamily(each.name, each.help, labels=each.labels) for each in self.figures]
+        for namespace, limit, used, waiting in self.limits():
+            for family, value in zip(families, (limit.max, used, waiting), strict=True):
+                family.add_metric([namespace, limit.name], value)
+        return families

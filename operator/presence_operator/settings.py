@@ -214,6 +214,16 @@ def _file(text: str) -> Path:
     return path
 
 
+def _limits_file(text: str) -> Path:
+    from presence_operator.limits_file import LimitsError, read_limits
+
+    try:
+        read_limits(Path(text))
+    except LimitsError as error:
+        raise ValueError("; ".join(error.errors)) from None
+    return Path(text)
+
+
 def _kubeconfig(text: str) -> str:
     files = [part for part in text.split(os.pathsep) if part]
     if not any(Path(part).expanduser().is_file() for part in files):
@@ -271,6 +281,15 @@ class Settings:
         "The board that is mirrored into the database.",
         "The mirrored table has no column for a namespace, so it can hold one board only.",
         shown=f"the only `--namespace`, else `{DEFAULT_BOARD}`",
+    )
+    limits_file: Path | None = _option(  # noqa: RUF009 - a field(), like all the others
+        _limits_file,
+        "--limits-file",
+        "FILE",
+        None,
+        "The YAML file with limits on how many claims may be Active at once; it is read again when it changes.",
+        "Without one, nothing is limited.",
+        shown="no limits",
     )
     min_ttl: float = _option(
         _seconds(1, MAX_TTL, whole=True),

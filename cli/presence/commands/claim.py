@@ -18,6 +18,7 @@ from presence.model.kinds import (
     ON_EXPIRY_HOLD,
     ON_EXPIRY_RELEASE,
     PIPELINE,
+    PRIORITY_MAX,
     PURPOSE_MAX,
     SHARED,
     TTL_ANNOTATION,
@@ -86,6 +87,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what becomes of an exclusive resource when nobody renews the claim: release it to the next (the default),"
         " or hold it until a person has looked",
     )
+    parser.add_argument(
+        "--priority",
+        metavar="NUMBER",
+        help="where a limit lets only so many claims be active: the highest goes first, then the oldest; default 0",
+    )
     parser.add_argument("--url", metavar="URL", help="where the work can be looked at; default: the pipeline's page")
     parser.add_argument(
         "--agent", metavar="NAME", help="the program that acts; default: PRESENCE_AGENT, else by the kind"
@@ -105,7 +111,7 @@ def fails_closed(arguments: argparse.Namespace) -> bool:
 class Wish:
     """What the caller wants: the labels, and what all of the claims shall say."""
 
-    __slots__ = ("blocked", "holder", "labels", "mode", "on_expiry", "purpose", "ttl")
+    __slots__ = ("blocked", "holder", "labels", "mode", "on_expiry", "priority", "purpose", "ttl")
 
     def __init__(
         self,
@@ -115,6 +121,7 @@ class Wish:
         holder: dict[str, str],
         mode: str = SHARED,
         on_expiry: str | None = None,
+        priority: int | None = None,
     ) -> None:
         self.labels = labels
         self.purpose = purpose
@@ -122,6 +129,7 @@ class Wish:
         self.holder = holder
         self.mode = mode
         self.on_expiry = on_expiry
+        self.priority = priority
         #: Labels on which others go first, as it turned out.
         self.blocked: list[str] = []
 
@@ -145,7 +153,7 @@ def run(context: Context) -> int:
     if on_expiry is not None and not arguments.exclusive:
         raise UsageError("--on-expiry goes with --exclusive")
     mode = EXCLUSIVE if arguments.exclusive else SHARED
-    wish = Wish(labels, purpose, ttl, holder_of(identity), mode, on_expiry)
+    wish = Wish(labels, purpose, ttl, holder_of(identity), mode, on_expiry, check_priority(arguments.priority))
     if arguments.exclusive or arguments.wait is not None:
         # Imported here: a shared claim waits for nobody.
         from presence.commands import claim_exclusive
@@ -222,7 +230,14 @@ def _ensure(
         board.delete(CLAIM_PLURAL, known)
     try:
         made = board.create_claim(
-            identity, session, label, wish.purpose, wish.ttl, mode=wish.mode, on_expiry=wish.on_expiry
+            identity,
+            session,
+            label,
+            wish.purpose,
+            wish.ttl,
+            mode=wish.mode,
+            on_expiry=wish.on_expiry,
+            priority=wish.priority,
         )
     except GoneError:
         # One of the same name appeared meanwhile: another call of this session, or another session with this hash.
@@ -244,6 +259,8 @@ def _difference(claim: Object, wish: Wish, session: Object) -> dict[str, Any]:
         wanted["holder"] = {**dict.fromkeys(spec.get("holder") or {}), **wish.holder}
     if wish.on_expiry is not None and spec.get("onExpiry", ON_EXPIRY_RELEASE) != wish.on_expiry:
         wanted["onExpiry"] = wish.on_expiry
+    if wish.priority is not None and spec.get("priority", 0) != wish.priority:
+        wanted["priority"] = wish.priority
     if wanted:
         change["spec"] = wanted
     metadata: dict[str, Any] = {}
@@ -282,6 +299,23 @@ def check_labels(texts: list[str]) -> list[str]:
         return list(dict.fromkeys(check_label(text) for text in texts))
     except LabelError as error:
         raise UsageError(str(error)) from None
+
+
+def check_priority(text: str | None) -> int | None:
+    """The priority as the board takes it; None when it is absent.
+
+    Raises:
+        UsageError: it is no whole number within its bounds.
+    """
+    if text is None:
+        return None
+    try:
+        priority = int(text)
+    except ValueError:
+        priority = PRIORITY_MAX + 1
+    if not -PRIORITY_MAX <= priority <= PRIORITY_MAX:
+        raise UsageError(f"--priority {clean(text)}: write a whole number within -{PRIORITY_MAX} to {PRIORITY_MAX}")
+    return priority
 
 
 def check_purpose(text: str) -> str:

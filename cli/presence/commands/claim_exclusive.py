@@ -11,7 +11,7 @@ from time import monotonic
 from presence.board import GoneError
 from presence.commands.claim import Wish, place, report
 from presence.commands.wait import Seat, check_wait
-from presence.contention import Blockers
+from presence.contention import Blockers, limited_by, obstacle
 from presence.deadline import Deadline
 from presence.errors import (
     BoardError,
@@ -63,15 +63,17 @@ def run(context: Context, identity: Identity, wish: Wish) -> int:
     before = _turn_signals_into_errors() if wait else {}
     try:
         for label in sorted(wish.labels):
-            one = Wish([label], wish.purpose, wish.ttl, wish.holder, wish.mode, wish.on_expiry)
+            one = Wish([label], wish.purpose, wish.ttl, wish.holder, wish.mode, wish.on_expiry, wish.priority)
             outcomes, new = place(context, identity, one)
             fresh += new
             claim = board.claim(identity.session, label)
             if claim is None:
                 raise ClaimLostError(f"your claim on {label} was deleted from the board")
             if wish.mode != EXCLUSIVE and not Blockers(board, claim).claims:
-                report(context, outcomes)
-                continue
+                claim = _limited(context, board, claim, until)
+                if not limited_by(claim):
+                    report(context, outcomes)
+                    continue
             granted.append(_await(context, board, identity, claim, wait, until))
     except BaseException as error:
         _withdraw(board, identity, fresh)
@@ -118,12 +120,37 @@ def _await(context: Context, board: Board, identity: Identity, claim: Object, wa
             f"no operator granted the claim on {label} within {format_duration(wait or _MOMENT)};"
             " exclusive claims need a running operator"
         )
+    if limited_by(seat.claim):
+        raise _over_limit(context, board, seat.claim, wait)
     if not wait:
         raise _held(context, label, blockers, "claim --exclusive")
     _write_refusal(context, label, blockers, "defer")
     raise WaitTimedOutError(
         f"not claimed: waited {format_duration(wait)}, and {clean(label)} is held by"
         f" {blockers.first()}{blockers.more()}; DEFER: do not touch it, and tell the user who holds it and why"
+    )
+
+
+def _limited(context: Context, board: Board, claim: Object, until: float) -> Object:
+    """A shared claim as an operator has seen it, if one does in a moment: a limit may keep it waiting."""
+    seat = Seat(context, board, claim, quiet=True)
+    return seat.until_granted(min(until, monotonic() + _MOMENT), looked_at=True) or seat.claim
+
+
+def _over_limit(context: Context, board: Board, claim: Object, wait: float) -> HeldByAnotherError | WaitTimedOutError:
+    label = clean(claim["spec"]["resource"])
+    if context.arguments.json:
+        action = "defer" if wait else "wait"
+        write_json(
+            {"resource_label": claim["spec"]["resource"], "claimed": None, "conflicts": [], "next_action": action}
+        )
+    why = f"{label} {obstacle(board, claim)}"
+    defer = "DEFER: do not touch it, and tell the user"
+    if wait:
+        return WaitTimedOutError(f"not claimed: waited {format_duration(wait)}, and {why}; {defer}")
+    exclusively = "--exclusive " if claim["spec"].get("mode") == EXCLUSIVE else ""
+    return HeldByAnotherError(
+        f"not claimed: {why}; WAIT with {context.program} claim {exclusively}{label} --wait 30m, or {defer}"
     )
 
 

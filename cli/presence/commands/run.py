@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 
-from presence.commands.claim import check_labels, check_purpose
+from presence.commands.claim import check_labels, check_priority, check_purpose
 from presence.errors import UsageError
 from presence.identity import find_identity
 from presence.model.durations import DurationError, format_duration, parse_duration
@@ -62,6 +62,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f" stopped; renewed at a third of it; default {_TTL}",
     )
     parser.add_argument("--shared", action="store_true", help="hold the resources together with other shared claims")
+    parser.add_argument(
+        "--priority",
+        metavar="NUMBER",
+        help="where a limit lets only so many claims be active: the highest goes first, then the oldest; default 0",
+    )
     parser.add_argument("--url", metavar="URL", help="where the work can be looked at; default: the pipeline's page")
     parser.add_argument("--quiet", action="store_true", help="say nothing while waiting")
 
@@ -135,6 +140,7 @@ def _job(context: Context, labels: list[str], program: str) -> Job:
         mark=mark,
         marks=f"{context.env.get(MARK, '')} {mark}".strip(),
         quiet=arguments.quiet,
+        priority=check_priority(arguments.priority),
     )
 
 

@@ -7,7 +7,7 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 
 from presence.commands.claim import check_labels
-from presence.contention import GRANTED, OVER, Progress, in_the_way, standing, why_over
+from presence.contention import GRANTED, OVER, Progress, obstacle, standing, why_over
 from presence.errors import BoardError, ClaimLostError, DeniedError, PresenceError, UsageError, WaitTimedOutError
 from presence.following import Follower
 from presence.identity import find_session
@@ -71,7 +71,7 @@ def run(context: Context) -> int:
         seat = Seat(context, board, mine, quiet=arguments.json)
         granted = seat.until_granted(until)
         if granted is None:
-            raise WaitTimedOutError(f"waited {format_duration(limit)}, and {label} is held by {seat.held_by()}")
+            raise WaitTimedOutError(f"waited {format_duration(limit)}, and {label} {seat.obstacle()}")
         _report(context, label, claim_row(granted, None, me))
         return 0
     _until_free(context, board, label, me, until, limit)
@@ -121,8 +121,10 @@ class Seat:
         #: The claim as it was seen last.
         self.claim = claim
 
-    def until_granted(self, until: float) -> Object | None:
+    def until_granted(self, until: float, *, looked_at: bool = False) -> Object | None:
         """The claim once it is granted; None when the time is out.
+
+        With `looked_at`, None also as soon as an operator has written that it has to wait.
 
         Raises:
             ClaimLostError: it ended before.
@@ -161,14 +163,16 @@ class Seat:
                 self.claim = news
                 if state == GRANTED:
                     return news
+                if looked_at and (news.get("status") or {}).get("phase"):
+                    return None
                 self._show()
         finally:
             follower.stop()
 
-    def held_by(self) -> str:
-        """Who holds it, in one line."""
+    def obstacle(self) -> str:
+        """What it waits for, in a clause that follows its label."""
         self._board.limit(_LIMIT)
-        return in_the_way(self._board, self.claim) or "another session"
+        return obstacle(self._board, self.claim) or "is held by another session"
 
     def _show(self) -> None:
         if self._quiet:

@@ -83,6 +83,8 @@ MISSED_BEATS = 3
 RESOURCE_MAX = 255
 SESSION_MAX = 128
 PURPOSE_MAX = 1024
+#: `spec.priority` of a claim is within minus this and this.
+PRIORITY_MAX = 1000
 USER_MAX = 64
 HOST_MAX = 128
 AGENT_MAX = 64

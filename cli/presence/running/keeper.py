@@ -14,7 +14,7 @@ from threading import Thread
 from time import sleep
 
 from presence.board import Board, GoneError
-from presence.contention import GRANTED, OVER, Progress, in_the_way, standing, why_over
+from presence.contention import GRANTED, OVER, Progress, obstacle, standing, why_over
 from presence.deadline import Deadline
 from presence.errors import BoardError, DeniedError, PresenceError, ServerError
 from presence.following import Follower
@@ -69,7 +69,7 @@ class Job:
     `marks` also has those of the runs around it.
     """
 
-    __slots__ = ("base", "identity", "labels", "mark", "marks", "mode", "purpose", "quiet", "ttl", "wait")
+    __slots__ = ("base", "identity", "labels", "mark", "marks", "mode", "priority", "purpose", "quiet", "ttl", "wait")
 
     def __init__(
         self,
@@ -84,12 +84,14 @@ class Job:
         mark: str,
         marks: str,
         quiet: bool,
+        priority: int | None = None,
     ) -> None:
         self.labels = labels
         self.identity = identity
         self.base = base
         self.purpose = purpose
         self.mode = mode
+        self.priority = priority
         self.ttl = ttl
         self.wait = wait
         self.mark = mark
@@ -234,7 +236,9 @@ class Keeper:
 
         def create(board: Board) -> Object:
             try:
-                return board.create_claim(job.identity, owner, label, job.purpose, ttl, mode=job.mode)
+                return board.create_claim(
+                    job.identity, owner, label, job.purpose, ttl, mode=job.mode, priority=job.priority
+                )
             except GoneError:
                 # The answer to an attempt before this one was lost: the session's id is nobody else's.
                 found = board.claim(job.identity.session, label)
@@ -285,10 +289,10 @@ class Keeper:
                 " the command was not started",
             )
         try:
-            holder = self._ask(lambda board: in_the_way(board, kept.body), once=True)
+            why = self._ask(lambda board: obstacle(board, kept.body), once=True)
         except PresenceError:
-            holder = ""
-        held = f"{kept.label} is held by {holder}" if holder else f"{kept.label} was not granted"
+            why = ""
+        held = f"{kept.label} {why or 'was not granted'}"
         if self._job.wait == 0:
             raise _OverError(HELD, f"not run: {held}; wait for it with --wait 30m, or ask the holder")
         waited = format_duration(self._job.wait)

@@ -39,6 +39,8 @@ from presence_operator.core.decide import (
 )
 from presence_operator.core.entries import NO_FACTS, ClaimEntry, Holder, LeaseNote, SessionEntry
 from presence_operator.core.facts import Claim, Fact, Key, Peer, Session, is_newer, version_number
+from presence_operator.core.limiting import Limiter
+from presence_operator.core.limits import Slots
 from presence_operator.core.news import news
 from presence_operator.core.queueing import ResourceQueue
 from presence_operator.core.schedule import NEVER, Schedule
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 
     from presence_operator.core import status as statuses
     from presence_operator.core.actions import Action, EmitEvent, Outcome
+    from presence_operator.core.limits import Limits
 
 #: The uids of this many objects that were deleted last are remembered against events that come late.
 _BURIED = 8192
@@ -105,7 +108,11 @@ class Board:
         # First seen idle, then for long enough.
         self._idle_leases: dict[LeaseNote, None] = {}
         self._unwanted_leases: dict[LeaseNote, None] = {}
-        self._schedule: Schedule[ClaimEntry | SessionEntry | ResourceGroup | ResourceQueue | LeaseNote] = Schedule()
+        #: How many claims may be Active at once, and who waits for that.
+        self.limiter = Limiter()
+        self._schedule: Schedule[ClaimEntry | SessionEntry | ResourceGroup | ResourceQueue | Slots | LeaseNote] = (
+            Schedule()
+        )
         self._queues: tuple[dict[ClaimEntry | SessionEntry, None], ...] = ({}, {}, {})
         self._unverified: dict[str, dict[Holder, None]] = {}
         self._verifying: set[str] = set()
@@ -174,6 +181,13 @@ class Board:
             self._forget_wishes(note)
         self._consider_lease(key)
 
+    def set_limits(self, limits: Limits) -> None:
+        """Go by these limits from now on. Claims that are Active stay so."""
+        for slots in self.limiter.begin(limits):
+            self._schedule.at(slots, NEVER)
+        for entry in self._claims.values():
+            self._reconsider(entry)
+
     def mirror_says(self, key: Key, uid: str, note: statuses.MirrorNote, now: float) -> None:
         """The mirror has written a claim, or cannot."""
         entry = self._claims.get(key)
@@ -235,6 +249,7 @@ class Board:
             any(self._queues)
             or self._stale_groups
             or self._changed_resources
+            or self.limiter.stale
             or self._idle_leases
             or self._unwanted_leases
         ):
@@ -330,6 +345,7 @@ class Board:
         entry.fact = fact
         live = _lives(fact, entry.holder)
         entry.resource.take(fact)
+        self.limiter.note(entry)
         self._changed(entry.resource)
         self._set_live(entry, live)
         if was_active != (live and fact.status.phase == kinds.ACTIVE):
@@ -337,17 +353,20 @@ class Board:
         self._mark(entry, Priority.NORMAL if fact.status.phase == kinds.ACTIVE and live else Priority.URGENT)
 
     def _put_session(self, fact: Session, entry: SessionEntry | None) -> None:
+        holder = self._holder((fact.namespace, fact.session_id)) if entry is None else entry.holder
+        kind = holder.kind() if self.limiter.limits else ""
         if entry is None:
-            holder = self._holder((fact.namespace, fact.session_id))
             entry = self._sessions[fact.key] = SessionEntry(fact, holder)
             holder.sessions[entry] = None
             holder.departed = None
             only_beat = False
         else:
-            holder = entry.holder
             only_beat = _only_beat(entry.fact, fact)
         entry.fact = fact
         self._refresh_holder(holder)
+        if self.limiter.limits and holder.kind() != kind:
+            for claim in holder.claims:
+                self._reconsider(claim)
         status = fact.status
         if only_beat and status.phase == kinds.ACTIVE:
             # The usual heartbeat: everything that it puts off is looked at again when it would have been due.
@@ -386,6 +405,7 @@ class Board:
         if isinstance(entry, ClaimEntry):
             del self._claims[entry.fact.key]
             entry.resource.drop(entry.fact)
+            self.limiter.leave(entry)
             self._changed(entry.resource)
             self._set_live(entry, False)
             if not entry.resource.claims:
@@ -463,15 +483,19 @@ class Board:
             if group.wake == NEVER:
                 self._schedule.at(group, now + self.policy.coalesce)
         self._stale_groups.clear()
+        for slots in self.limiter.stale:
+            if slots.wake == NEVER:
+                self._schedule.at(slots, now + self.policy.coalesce)
+        self.limiter.stale.clear()
         for item in self._schedule.due(now):
             if isinstance(item, LeaseNote):
                 self._unwanted_leases[item] = None
                 continue
-            if not isinstance(item, ResourceGroup | ResourceQueue):
+            if not isinstance(item, ResourceGroup | ResourceQueue | Slots):
                 self._mark(item, Priority.URGENT)
                 continue
             namespace = item.key[0]
-            for name in item.names() if isinstance(item, ResourceGroup) else item.refreshed():
+            for name in item.refreshed() if isinstance(item, ResourceQueue) else item.names():
                 entry = self._claims.get((namespace, name))
                 if entry is not None:
                     entry.show_peers = True
@@ -525,19 +549,47 @@ class Board:
 
     def _admit(self, now: float) -> None:
         """Let those in whose turn it is. It is done with all facts at hand: the first word is not always the whole."""
-        for resource in self._changed_resources:
-            for name in resource.admit():
-                entry = self._claims[resource.key[0], name]
-                self._show(entry)
-                self._mark(entry, Priority.URGENT)
-                if entry.fact.exclusive:
-                    self._granting[resource] = {}
-            if resource.stale and resource.wake == NEVER:
-                self._schedule.at(resource, now + self.policy.coalesce)
-        self._changed_resources.clear()
+        while self._changed_resources or self.limiter.dirty:
+            resources, self._changed_resources = self._changed_resources, {}
+            for resource in resources:
+                self._admit_to(resource, now)
+            for namespace, name in self.limiter.admit():
+                entry = self._claims[namespace, name]
+                self._admit_to(entry.resource, now)
+                if not entry.resource.admitted(name):
+                    # Somebody else goes first by now, such as the one that the last holder named.
+                    self.limiter.leave(entry)
         for note in self._idle_leases:
             self._schedule.at(note, now + self.policy.lease_idle)
         self._idle_leases.clear()
+
+    def _admit_to(self, resource: ResourceQueue, now: float) -> None:
+        namespace = resource.key[0]
+        for name in resource.admit(lambda name: self.limiter.may(self._claims[namespace, name])):
+            entry = self._claims[namespace, name]
+            self.limiter.note(entry)
+            self._show(entry)
+            self._mark(entry, Priority.URGENT)
+            if entry.fact.exclusive:
+                self._granting[resource] = {}
+        if resource.stale and resource.wake == NEVER:
+            self._schedule.at(resource, now + self.policy.coalesce)
+
+    def _reconsider(self, entry: ClaimEntry) -> None:
+        """Other limits count the claim now."""
+        if not entry.resource.admitted(entry.fact.name):
+            self.limiter.leave(entry)
+        self.limiter.note(entry)
+        entry.resource.dirty = True
+        entry.show_peers = True
+        self._changed(entry.resource)
+        self._mark(entry, Priority.NORMAL)
+
+    def _step_back(self, entry: ClaimEntry) -> None:
+        entry.resource.step_back(entry.fact.name)
+        self.limiter.leave(entry)
+        self._show(entry)
+        self._changed(entry.resource)
 
     def _lets_grant_go_first(self, entry: ClaimEntry, now: float) -> bool:
         """Somebody waits for the next grant, and nobody for the word that a claim which was let go has ended."""
@@ -562,10 +614,9 @@ class Board:
             # Another operator may have granted the resource to somebody else while this grant had to be tried again.
             if not entry.fact.exclusive or entry.fact.held or entry.fact.holds_on or resource.alone(name):
                 return Turn(contested=resource.contested, overlap=resource.exclusive)
-            resource.step_back(name)
-            self._show(entry)
-            self._changed(resource)
-        return Turn(
+            self._step_back(entry)
+        limited = self.limiter.turn(entry, lambda each: self._claims.get((entry.fact.namespace, each)))
+        return limited or Turn(
             admitted=False,
             position=shown_position(resource.place(name)),
             ahead=resource.ahead(name),
@@ -583,9 +634,7 @@ class Board:
         if holder is not None and holder.fact.uid == by.uid and holder.resource is resource:
             resource.promise(by.name)
         if not entry.fact.held:
-            resource.step_back(entry.fact.name)
-            self._show(entry)
-            self._changed(resource)
+            self._step_back(entry)
         if not self.is_over(by.namespace, by.uid, by.name):
             entry.retry_at = now + min(_LONGEST_HELD_PAUSE, _HELD_PAUSE * 2.0 ** min(entry.failures, 16))
         self._mark(entry, Priority.URGENT)

@@ -75,6 +75,8 @@ class Turn(NamedTuple):
     """True when Exclusive claims on the resource exist, ended or not."""
     overlap: bool = False
     """True when an Exclusive claim is among those that hold the resource."""
+    limit: str = ""
+    """The limit that keeps it waiting though it is its turn, in words; `ahead` then are those that have the slots."""
 
 
 class Circumstances(NamedTuple):
@@ -190,6 +192,8 @@ def _live(claim: Claim, about: Circumstances, now: float, priority: Priority, at
 def _waiting(claim: Claim, about: Circumstances, now: float, attempt: int) -> Decision:
     old, turn = claim.status, about.turn
     moved = old.queue_position != turn.position or (turn.position <= FRONT and old.waiting_for != turn.ahead)
+    shown = old.condition(statuses.GRANTED)
+    moved = moved or (shown is not None and (shown.reason == statuses.LIMITED) != bool(turn.limit))
     if (
         old.phase != kinds.PENDING
         or old.queue_position is None
@@ -199,7 +203,7 @@ def _waiting(claim: Claim, about: Circumstances, now: float, attempt: int) -> De
         or not statuses.fault_shown(old.conditions, statuses.GRANTED, claim.ttl_fault)
     ):
         status = statuses.waiting_claim(
-            claim, about.deadline, turn.position, turn.ahead, turn.holders, about.mirror, now
+            claim, about.deadline, turn.position, turn.ahead, turn.holders, about.mirror, now, limit=turn.limit
         )
         # Grants go first: with a long queue there are many of these for each.
         soon = old.expires_at is not None and now >= old.expires_at - margin(claim.ttl)
@@ -210,8 +214,8 @@ def _waiting(claim: Claim, about: Circumstances, now: float, attempt: int) -> De
     look_at = _before_promise(old.expires_at, about.deadline, claim.ttl, now)
     if statuses.mirror_differs(claim, about.mirror):
         if now >= about.mirror_due:
-            shown = statuses.with_mirror(claim, about.mirror, now)
-            return Decision(WriteClaimStatus(claim, shown, about.deadline, attempt), priority=Priority.LOW)
+            told = statuses.with_mirror(claim, about.mirror, now)
+            return Decision(WriteClaimStatus(claim, told, about.deadline, attempt), priority=Priority.LOW)
         look_at = min(look_at, about.mirror_due)
     return Decision(look_at=look_at)
 

@@ -102,6 +102,11 @@ class Holder:
             facts.append(self.departed)
         self.alive = max((_sign_of_life(fact) for fact in facts), default=NO_FACTS)
 
+    def kind(self) -> str:
+        """What acts in the session: Agent, Pipeline, Human; empty when nobody has said."""
+        facts = [entry.fact for entry in self.sessions] or ([self.departed] if self.departed else [])
+        return max(facts, key=lambda fact: (fact.created, fact.name)).kind if facts else ""
+
     def active(self) -> int:
         """How many of its claims are held."""
         return sum(entry.live and entry.fact.status.phase == kinds.ACTIVE for entry in self.claims)

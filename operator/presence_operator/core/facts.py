@@ -118,6 +118,7 @@ class Claim:
     mode: str = kinds.SHARED
     on_expiry: str = kinds.ON_EXPIRY_RELEASE
     release: Release | None = None
+    priority: int = 0
 
     @property
     def key(self) -> Key:
@@ -251,6 +252,7 @@ def parse_claim(body: Body, bounds: Bounds) -> Claim:
         mode=spec.get("mode", kinds.SHARED),
         on_expiry=spec.get("onExpiry", kinds.ON_EXPIRY_RELEASE),
         release=_release(spec.get("release")),
+        priority=int(spec.get("priority") or 0),
     )
 
 

@@ -16,6 +16,8 @@ from presence_operator.core.facts import Peer
 from presence_operator.core.schedule import NEVER
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from presence_operator.core.facts import Claim
 
 #: At most this many others are listed on each waiting claim; the schema states the same.
@@ -24,6 +26,10 @@ SHOWN = 10
 FRONT = 3
 
 _Order = tuple[int, float, str]
+
+
+def _anybody(name: str) -> bool:  # noqa: ARG001 - without limits nobody is kept
+    return True
 
 
 class _Seat:
@@ -115,16 +121,25 @@ class ResourceQueue:
 
     # ---- decisions
 
-    def admit(self) -> list[str]:
-        """Names of claims whose turn has come just now. They stay admitted until they are over or step back."""
+    def admit(self, may: Callable[[str], bool] = _anybody) -> list[str]:
+        """Names of claims whose turn has come just now. They stay admitted until they are over or step back.
+
+        `may` is asked of each whether anything else keeps it waiting; shared claims pass those whom it does.
+        """
         self.dirty = False
-        admitted = []
-        while self._waiting and not self._held_exclusively:
-            seat = self._seats[self._waiting[0][2]]
-            if seat.exclusive and self._held:
+        admitted: list[str] = []
+        kept = 0
+        while len(self._waiting) > kept and not self._held_exclusively:
+            seat = self._seats[self._waiting[kept][2]]
+            if seat.exclusive and (self._held or kept):
                 break
-            self._admit(seat)
-            admitted.append(seat.name)
+            if may(seat.name):
+                self._admit(seat)
+                admitted.append(seat.name)
+            else:
+                kept += 1
+                if seat.exclusive:
+                    break
         return admitted
 
     def step_back(self, name: str) -> None:

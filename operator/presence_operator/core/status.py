@@ -28,6 +28,7 @@ _EXACT = 3
 
 OVERLAP = "Overlap"
 WAITING = "Waiting"
+LIMITED = "LimitReached"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +82,19 @@ def waiting_claim(
     holders: int,
     mirror: MirrorNote | None,
     now: float,
+    *,
+    limit: str = "",
 ) -> ClaimStatus:
-    """The status of a claim that waits at this `position`, behind so many `holders`, with those `ahead` by name."""
-    message = _joined(_ahead(position, ahead, holders), claim.ttl_fault)
+    """The status of a claim that waits at this `position`, behind so many `holders`, with those `ahead` by name.
+
+    `limit` says which limit it waits for, if that is what keeps it.
+    """
+    reason = LIMITED if limit else WAITING
+    message = _joined(limit or _ahead(position, ahead, holders), claim.ttl_fault)
     return ClaimStatus(
         phase=kinds.PENDING,
         expires_at=deadline,
-        conditions=_claim_conditions(claim, "False", WAITING, message, (), mirror, now),
+        conditions=_claim_conditions(claim, "False", reason, message, (), mirror, now),
         observed_generation=claim.generation,
         queue_position=position,
         waiting_for=ahead,

@@ -23,6 +23,7 @@ from presence_operator.shell.events import Recorder
 from presence_operator.shell.health import Health, HealthServer
 from presence_operator.shell.intake import Intake
 from presence_operator.shell.leader import make_elector
+from presence_operator.shell.limiting import LimitsFile
 from presence_operator.shell.resync import Resync
 from presence_operator.shell.runtime import Runtime
 from presence_operator.shell.watching import Watches, mark_tasks
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from presence_operator.core.facts import Fact, Key
+    from presence_operator.core.limits import Limits
     from presence_operator.mirror.dsn import Dsn
     from presence_operator.mirror.writer import Mirror, MirrorOutcome
     from presence_operator.settings import Settings
@@ -115,6 +117,7 @@ class _Operator:
         policy = Policy(retention=settings.retention, coalesce=settings.coalesce, mirror_board=self._mirrored)
         self._board = Board(policy, observer=self, shift=connection.clock.shift)
         metrics.observe_board(self._board.snapshot)
+        metrics.observe_limits(self._board.limiter.figures)
         self._intake = Intake(self._board, Bounds(settings.min_ttl, settings.max_ttl), metrics, self._wake)
         self._effects = Effects(connection, self._intake, metrics, self._leading, self._board.is_over)
         self._recorder = Recorder(connection, metrics, settings.event_rate, settings.identity)
@@ -154,6 +157,10 @@ class _Operator:
             self._start(self._recorder.run(), "events", stop),
             self._start(keep_time(self._connection), "clock", stop),
         ]
+        if self._settings.limits_file is not None:
+            limits = LimitsFile(self._settings.limits_file, self._limit)
+            limits.look()
+            forever.append(self._start(limits.run(), "limits", stop))
         self._elector = make_elector(
             self._connection.client,
             self._settings,
@@ -176,8 +183,8 @@ class _Operator:
                 raise RuntimeError(f"{task.get_name()} ended unexpectedly") from task.exception()
 
     async def _end(self, forever: list[asyncio.Task[None]]) -> None:
-        watches, resync, runtime, events, clock = forever
-        for task in (watches, resync, clock):
+        watches, resync, runtime, events, *others = forever
+        for task in (watches, resync, *others):
             task.cancel()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.shutdown_timeout / 2):
@@ -252,6 +259,10 @@ class _Operator:
     # ---- the board
 
     def _wake(self) -> None:
+        self._runtime.wake()
+
+    def _limit(self, limits: Limits) -> None:
+        self._board.set_limits(limits)
         self._runtime.wake()
 
     def changed(self, fact: Fact, before: Fact | None) -> None:

@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from presence.model.labels import KNOWN_TYPES
 from presence_operator import metrics as module
 from presence_operator.core.facts import Bounds, Claim, Session, parse_claim, parse_session
+from presence_operator.core.limits import Limit
 from presence_operator.metrics import Metrics, outcome_of_status
 
 if TYPE_CHECKING:
@@ -211,8 +212,16 @@ def test_a_figure_that_cannot_be_had_hides_no_other(metrics: Metrics) -> None:
     assert value(metrics, "presence_mirror_pending_rows") == 3
 
 
+def test_the_slots_of_each_limit_are_counted_by_board(metrics: Metrics) -> None:
+    metrics.observe_limits(lambda: [("board", Limit("applies", 3), 2, 1)])
+    shown = metrics.exposition()[0].decode()
+    for name, number in (("max", 3), ("in_use", 2), ("waiting", 1)):
+        assert f'presence_limit_{name}{{limit="applies",namespace="board"}} {number}.0' in shown
+
+
 def test_every_metric_is_described_as_it_is(metrics: Metrics) -> None:
     metrics.api_request("patch", "PresenceClaim", "ok", 0.1)
+    metrics.observe_limits(lambda: [("board", Limit("applies", 3), 2, 1)])
     described = {figure.name: figure for figure in metrics.figures}
     found = set()
     for family in metrics.registry.collect():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from dataclasses import replace
 from typing import Any
 
 from presence.model import kinds
@@ -138,6 +139,10 @@ class World:
             return Done()
         if isinstance(action, WriteClaimStatus):
             patch = claim_patch(action.claim, action.status)["status"]
+        elif isinstance(action, GrantExclusive):
+            # Without the Lease: what two operators do to each other is tried in rivals.py.
+            status = replace(action.status, fencing_token=self.revision)
+            patch = claim_patch(action.claim, status)["status"]
         else:
             assert isinstance(action, WriteSessionStatus)
             patch = session_patch(action.session, action.status)["status"]

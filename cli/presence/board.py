@@ -420,8 +420,11 @@ class Board:
         body = {**change, "metadata": metadata}
         return self._changed(self._ask("PATCH", path, {"fieldManager": manager}, body, MERGE_PATCH))
 
-    def release(self, session: str, resource: str) -> list[Object]:
-        """Let go of `resource`; the claims that were not released before, whatever their objects are called."""
+    def release(self, session: str, resource: str, *, by_hand: bool = True) -> list[Object]:
+        """Let go of `resource`; the claims that were not released before.
+
+        With `by_hand` whatever their objects are called, else the one only that bears the usual name.
+        """
         path = f"{self._paths[CLAIM_PLURAL]}/{claim_name(session, resource)}"
         # The tests make this safe against another claim of the same name without reading first.
         change = [
@@ -438,6 +441,8 @@ class Board:
         elif response.status != 404:
             released.append(self._body(response))
             version = released[0]["metadata"]["resourceVersion"]
+            if not by_hand:
+                return released
         # Claims that were made by hand have names of their own.
         for claim in self.claims(session=session, resource=resource, not_older_than=version):
             if has_ended(claim):

@@ -6,7 +6,7 @@ import threading
 from time import sleep
 
 from presence.deadline import Deadline
-from presence.errors import BoardError, PresenceError
+from presence.errors import BoardError, PresenceError, ServerError
 
 TYPE_CHECKING = False  # importing typing costs 3 ms
 if TYPE_CHECKING:
@@ -82,5 +82,8 @@ class Follower:
                     self._trouble(error)
                     return
                 self._trouble(error)
+            except Exception as error:  # noqa: BLE001 - nobody would hear of it in this thread, and somebody waits
+                board = None
+                self._trouble(ServerError(f"the watch failed: {type(error).__name__}: {error}"))
             sleep(pause)
             pause = min(pause * 2, _PAUSE_MAX)

@@ -407,7 +407,8 @@ class Keeper:
             try:
                 board = self._ask(lambda board: board, once=True)
                 while todo:
-                    board.release(self._job.identity.session, todo[0])
+                    # Nobody makes claims by hand for the session of a run, and the next holder waits for this.
+                    board.release(self._job.identity.session, todo[0], by_hand=False)
                     todo.pop(0)
                 board.complete_session(session)
             except PresenceError as error:

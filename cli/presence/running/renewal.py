@@ -6,7 +6,7 @@ import threading
 
 from presence.board import GoneError
 from presence.deadline import Deadline
-from presence.errors import PresenceError, UnreachableError
+from presence.errors import PresenceError, ServerError, UnreachableError
 from presence.running.clock import now
 from presence.running.deadline import attempt_limit, next_renewal, retry_pause
 
@@ -105,6 +105,11 @@ class Renewal:
                 self._due = now() + retry_pause(failures, self._ttl)
                 gone = UnreachableError("the session of this run was deleted from the board")
                 self._emit(gone if isinstance(error, GoneError) else error)
+            except Exception as error:  # noqa: BLE001 - without this thread nothing is renewed any more
+                board = None
+                failures += 1
+                self._due = now() + retry_pause(failures, self._ttl)
+                self._emit(ServerError(f"the renewal failed: {type(error).__name__}: {error}"))
             else:
                 failures = 0
                 self._due = next_renewal(sent, self._ttl)

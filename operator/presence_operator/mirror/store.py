@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 TABLES = ("presence_boards", "presence_claims", "presence_events", "presence_owned", "presence_sessions")
 AUTHOR = "presence-operator <operator@presence.dev>"
 
+_PAIRS = 100
+"""Keys in one list of pairs: Dolt takes three times as long for one list of 2,000 as for four of 500."""
 _ATTEMPTS = 6
 _CLAIM_COLUMNS = "session_id, resource_label, purpose, claimed_at, expires_at, host, `user`, agent_name"
 _OWNED_COLUMNS = (
@@ -313,21 +315,11 @@ class Store:
             return Written()
         with self._cursor() as cursor:
             self._fence(cursor)
-            pairs = ", ".join(["(%s, %s)"] * len(batch.keys))
-            flat = [part for key in batch.keys for part in key]
-            cursor.execute(
-                f"SELECT {_CLAIM_COLUMNS} FROM presence_claims "  # noqa: S608 - placeholders only
-                f"WHERE (session_id, resource_label) IN ({pairs})",
-                flat,
-            )
-            table = {row.key: row for row in (ClaimRow(*each) for each in cursor.fetchall())}
-            cursor.execute(
-                f"SELECT {_OWNED_COLUMNS} FROM presence_owned "  # noqa: S608 - placeholders only
-                f"WHERE (session_id, resource_label) IN ({pairs})",
-                flat,
-            )
+            claims = _select_keys(cursor, _CLAIM_COLUMNS, "presence_claims", batch.keys)
+            table = {row.key: row for row in (ClaimRow(*each) for each in claims)}
+            found = _select_keys(cursor, _OWNED_COLUMNS, "presence_owned", batch.keys)
             # Asked for the board too, a server may prefer to read the whole board.
-            owned = [row for row in (OwnedRow(*each) for each in cursor.fetchall()) if row.board == self._board]
+            owned = [row for row in (OwnedRow(*each) for each in found) if row.board == self._board]
             changes = difference(batch.claims, batch.gone, table, owned, board=self._board, now=batch.now)
             new = self._new_events(cursor, changes.events)
             _delete_claims(cursor, changes.deletes)
@@ -393,6 +385,18 @@ class Store:
 
 def _turn() -> int:
     return random.getrandbits(62)  # unlike a count, two operators do not arrive at the same next value
+
+
+def _select_keys(
+    cursor: pymysql.cursors.Cursor, columns: str, table: str, keys: Sequence[RowKey]
+) -> list[tuple[Any, ...]]:
+    rows: list[tuple[Any, ...]] = []
+    for chunk in _chunks(keys, _PAIRS):
+        pairs = ", ".join(["(%s, %s)"] * len(chunk))
+        query = f"SELECT {columns} FROM {table} WHERE (session_id, resource_label) IN ({pairs})"  # noqa: S608
+        cursor.execute(query, [part for key in chunk for part in key])
+        rows += cursor.fetchall()
+    return rows
 
 
 def _upsert(

@@ -15,6 +15,7 @@ from bisect import bisect_left, insort
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from presence.model.labels import ONCE_TYPE
 from presence_operator.core.schedule import NEVER
 
 if TYPE_CHECKING:
@@ -38,9 +39,11 @@ class Limit:
 
     def counts(self, namespace: str, resource: str, kind: str, *, exclusive: bool) -> bool:
         """True when a claim on `resource` by a session of this `kind` takes one of its slots."""
+        of_type = resource.partition(":")[0]
+        # The keys of `presence once` are nobody's work: they stay on the board for what came of it.
         return (
             (not self.namespaces or namespace in self.namespaces)
-            and (not self.resource_type or resource.partition(":")[0] == self.resource_type)
+            and (of_type == self.resource_type if self.resource_type else of_type != ONCE_TYPE)
             and (not self.session_kind or kind == self.session_kind)
             and (exclusive or not self.exclusive_only)
         )

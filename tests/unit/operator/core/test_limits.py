@@ -117,6 +117,15 @@ def test_shared_claims_are_counted_where_the_limit_says_so(world: World) -> None
     assert (operator.active(), operator.pending()) == (names(1, 2, 3), names(4))
 
 
+def test_the_keys_of_presence_once_are_nobodys_work(world: World) -> None:
+    operator = operator_with(world, Limit("all", 1, exclusive_only=False))
+    for name in names(1, 2, 3):
+        claim(world, name, f"once:{name}", mode=kinds.SHARED)
+    claim(world, "c4")
+    operator.settle_down()
+    assert operator.active() == names(1, 2, 3, 4)
+
+
 def test_shared_claims_are_not_counted_otherwise(world: World) -> None:
     operator = operator_with(world, Limit("applies", 1))
     for name in names(1, 2):

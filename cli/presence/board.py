@@ -342,7 +342,7 @@ class Board:
         path = f"{self._paths[SESSION_PLURAL]}/{session['metadata']['name']}"
         change = {"metadata": {"uid": session["metadata"]["uid"]}, "spec": {"state": COMPLETED}}
         response = self._ask("PATCH", path, {"fieldManager": CLI_MANAGER}, change, MERGE_PATCH)
-        if response.status not in (404, 409):
+        if response.status not in (404, 409) and not _is_another(response):
             self._body(response)
 
     def create_claim(
@@ -523,7 +523,7 @@ class Board:
             )
 
     def _changed(self, response: Response) -> Object:
-        if response.status in (404, 409):
+        if response.status in (404, 409) or _is_another(response):
             raise GoneError
         return self._body(response)
 
@@ -531,6 +531,17 @@ class Board:
         if response.status < 300 and isinstance(response.body, dict):
             return response.body
         raise _problem(response, self.namespace)
+
+
+def _is_another(response: Response) -> bool:
+    """True when the object was replaced by one of the same name while the API server was at it.
+
+    A uid that was wrong from the start is a conflict (409).
+    """
+    if response.status != 422 or not isinstance(response.body, dict):
+        return False
+    causes = (response.body.get("details") or {}).get("causes") or ()
+    return bool(causes) and all(cause.get("field") == "metadata.uid" for cause in causes)
 
 
 def _problem(response: Response, namespace: str) -> BoardError | UsageError:

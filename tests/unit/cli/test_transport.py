@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from presence.board import Board, escape, parse_http_date
+from presence.board import Board, GoneError, escape, parse_http_date
 from presence.credentials import Credentials
 from presence.deadline import Deadline
 from presence.errors import ConfigError, DeniedError, NotInstalledError, ServerError, UnreachableError, UsageError
@@ -225,6 +225,21 @@ def test_refusals_say_what_to_do(serve: Serve, reply: bytes, error: type[Excepti
         Board(connection, "ns").claims()
     assert advice in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_claim_that_was_replaced_while_it_was_written_to_is_another_one(serve: Serve) -> None:
+    cause = {"field": "metadata.uid", "message": 'Invalid value: "u": field is immutable'}
+    other = {"field": "spec.ttl", "message": "Invalid value: no"}
+    _, connection = serve(
+        status(422, details={"name": "c", "causes": [cause, cause]}),
+        status(422, details={"name": "c", "causes": [cause, other]}),
+    )
+    board = Board(connection, "ns")
+    claim = {"metadata": {"name": "c", "uid": "u"}}
+    with pytest.raises(GoneError):
+        board.patch_claim(claim, {})
+    with pytest.raises(UsageError, match=r"spec\.ttl: no"):
+        board.patch_claim(claim, {})
 
 
 def page(*names: str, token: str = "") -> bytes:

@@ -404,15 +404,15 @@ class Settings:
         _seconds(1, 3600, whole=True),
         "--lease-duration",
         "DURATION",
-        15.0,
+        10.0,
         "How long the others wait after the last renewal before they take over.",
-        "The value of the Kubernetes control plane.",
+        "Another one acts at most 15 s after the last sign of life, with time left to look and to list.",
     )
     renew_deadline: float = _option(
         _seconds(0.5, 3600),
         "--renew-deadline",
         "DURATION",
-        10.0,
+        7.0,
         "How long the leader acts after its last successful renewal.",
         "Shorter than the lease, so that two never act at once even when clocks run at slightly different speeds.",
     )
@@ -420,9 +420,9 @@ class Settings:
         _seconds(0.1, 3600),
         "--retry-period",
         "DURATION",
-        2.0,
-        "Time between two renewals, and between two attempts to take over.",
-        "Five chances to renew before the deadline.",
+        1.0,
+        "Time between two renewals, and between two looks whether the Lease is free.",
+        "Six chances to renew before the deadline; a Lease that is given back is taken within a second.",
     )
     identity: str = _option(
         _text,

@@ -16,8 +16,9 @@ from kubernetes.aio import client, config
 
 from presence_operator.metrics import Metrics
 from presence_operator.settings import Settings
+from presence_operator.shell import app
 from presence_operator.shell.health import Health
-from presence_operator.shell.leader import AlwaysLeading, Elector, make_elector
+from presence_operator.shell.leader import AlwaysLeading, Elector, make_elector, pause_after
 from support.kube import ApiError
 from support.waiting import eventually
 
@@ -327,6 +328,54 @@ def test_a_callback_that_fails_does_not_end_the_election(cluster: Cluster, kube:
         assert lease(kube, namespace)["spec"]["holderIdentity"] == ""
 
     asyncio.run(go())
+
+
+def test_a_candidate_stands_again_however_long_there_was_no_lease_to_be_had() -> None:
+    pauses = [pause_after(failures, 1.0, 3.5) for failures in (0, 1, 2, 3, 4, 1_000, 1_000_000)]
+    assert pauses == [1, 1, 2, 3.5, 3.5, 3.5, 3.5]
+
+
+def test_a_leader_that_is_stuck_leaves_the_lease_to_the_others(
+    cluster: Cluster, kube: Kube, namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    now = [1000.0]
+    health = Health(Metrics(), monotonic=lambda: now[0])
+
+    async def go() -> None:
+        async with (
+            client.ApiClient(await configuration(cluster)) as api,
+            Elector(api, settings(namespace), health, lambda: None, lambda: None) as elector,
+        ):
+            await until(lambda: elector.leading, "leads")
+            now[0] += 200
+            await until(lambda: not elector.leading, "gives way")
+            renewed = lease(kube, namespace)["spec"]["renewTime"]
+            health.tick()
+            await until(lambda: elector.leading, "leads again")
+            assert lease(kube, namespace)["spec"]["renewTime"] > renewed
+
+    asyncio.run(go())
+    reasons = [vars(record)["reason"] for record in caplog.records if hasattr(record, "reason")]
+    assert reasons == ["the scheduler has not moved for 200 s; the limit is 120 s", "shutting down"]
+
+
+def test_an_operator_whose_election_has_ended_ends_too_and_is_started_anew(
+    cluster: Cluster, namespace: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def die(_: Elector) -> None:
+        raise OverflowError("a fault of the election's own")
+
+    monkeypatch.setattr(Elector, "_stand", die)
+    flags = {
+        "--leader-elect": "true",
+        "--namespace": namespace,
+        "--kubeconfig": str(cluster.kubeconfig),
+        "--listen": "127.0.0.1:0",
+    }
+    with pytest.raises(RuntimeError, match="leader election ended unexpectedly"):
+        asyncio.run(asyncio.wait_for(app.run(Settings.load(flags, {})), 40))
+    assert "a part of the operator ended" in caplog.text
 
 
 def test_without_an_election_the_operator_leads_at_once(cluster: Cluster, namespace: str) -> None:

@@ -110,6 +110,7 @@ class _Operator:
         self._take_signals = take_signals
         self._listed = False
         self._led = False
+        self._led_since = 0.0
         self._elector: Leadership | None = None
         self._mirror: Mirror | None = None
         self._mirror_task: asyncio.Task[None] | None = None
@@ -170,6 +171,7 @@ class _Operator:
             self._connection.reload,
         )
         async with self._elector:
+            election = [self._mind(self._elector.task, stop)] if self._elector.task else []
             await stop.wait()
             _log.info("shutting down")
             self._health.set_ready(False)
@@ -178,7 +180,7 @@ class _Operator:
                     await self._end(forever)
             except TimeoutError:
                 _log.warning("shut down before everything had ended")
-        for task in forever:
+        for task in [*forever, *election]:
             if task.done() and not task.cancelled() and task.exception() is not None:
                 raise RuntimeError(f"{task.get_name()} ended unexpectedly") from task.exception()
 
@@ -199,12 +201,14 @@ class _Operator:
         await asyncio.wait([*forever, *mirror])
 
     def _start(self, work: Coroutine[Any, Any, None], name: str, stop: asyncio.Event) -> asyncio.Task[None]:
-        task = asyncio.create_task(work, name=name)
+        return self._mind(asyncio.create_task(work, name=name), stop)
 
+    def _mind(self, task: asyncio.Task[None], stop: asyncio.Event) -> asyncio.Task[None]:
         def ended(task: asyncio.Task[None]) -> None:
             # None of them ever ends by itself. Rather a new process than half an operator.
             if not task.cancelled():
-                _log.critical("a part of the operator ended", exc_info=task.exception(), extra=fields(part=name))
+                about = fields(part=task.get_name())
+                _log.critical("a part of the operator ended", exc_info=task.exception(), extra=about)
                 stop.set()
 
         task.add_done_callback(ended)
@@ -217,10 +221,13 @@ class _Operator:
 
     def _lead(self) -> None:
         self._led = True
+        self._led_since = local_time()
         if self._listed:
-            # Begin from what is there now, not from what a follower's watch has told so far.
-            self._listed = False
-            self._resync.want("this operator leads now")
+            self._list_first()
+
+    def _list_first(self) -> None:
+        """Begin from what is there now, not from what a follower has heard or read so far."""
+        self._resync.want("this operator leads now", at_once=True)
 
     def _follow(self) -> None:
         self._led = False
@@ -229,11 +236,16 @@ class _Operator:
             self._mirror_task.cancel()
             self._mirror_task = self._mirror = None
 
-    def _lists_in(self) -> None:
+    def _lists_in(self, begun: float) -> None:
         self._health.set_ready(True)
         self._listed = True
-        if self._led:
+        if not self._led:
+            return
+        if begun >= self._led_since:
             self._begin()
+        else:
+            # A predecessor may have written after these lists were begun.
+            self._list_first()
 
     def _begin(self) -> None:
         if self._mirrored is not None and self._mirror is None:

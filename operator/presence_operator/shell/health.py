@@ -26,6 +26,9 @@ _log = logging.getLogger(__name__)
 #: Seconds for which watching may be refused, say while certificates are replaced, until the operator is not ready.
 _BLIND_AFTER = 15.0
 
+#: What has to move for an operator to be of use.
+SCHEDULER, ELECTION = "scheduler", "election"
+
 
 class ListenError(Exception):
     """The address to serve on cannot be used; the message says why."""
@@ -50,15 +53,19 @@ class Health:
         self._identity = identity
         self._monotonic = monotonic
         # Start-up counts as a tick: it gets as much patience as any other step.
-        self._ticked = monotonic()
+        self._ticked = {SCHEDULER: monotonic()}
         self._ready = False
         self._leading = False
         self._refused: dict[str, tuple[float, str]] = {}
 
-    def tick(self) -> None:
-        """The scheduler moved. Call it at every turn, and at least twice per limit when there is nothing to do."""
-        self._ticked = self._monotonic()
-        self.metrics.scheduler_ticked()
+    def tick(self, part: str = SCHEDULER) -> None:
+        """A part moved. Call it at every turn, and at least twice per limit when there is nothing to do.
+
+        An operator without an election never tells of that part, and is not asked for it.
+        """
+        self._ticked[part] = self._monotonic()
+        if part == SCHEDULER:
+            self.metrics.scheduler_ticked()
 
     def set_ready(self, ready: bool) -> None:
         """All objects are known, or not any more."""
@@ -80,15 +87,15 @@ class Health:
         self.metrics.leader(leading)
 
     def live(self) -> tuple[bool, dict[str, Any]]:
-        """Whether the scheduler moves, and the body that says so."""
-        age = max(self._monotonic() - self._ticked, 0.0)
+        """Whether all parts move, and the body that says so. It does not matter whether this operator leads."""
+        now = self._monotonic()
+        part = min(self._ticked, key=lambda each: self._ticked[each])
+        age = max(now - self._ticked[part], 0.0)
+        body: dict[str, Any] = {"secondsSinceTick": round(max(now - self._ticked[SCHEDULER], 0.0), 1)}
         if age <= self._limit:
-            return True, {"status": "ok", "secondsSinceTick": round(age, 1)}
-        return False, {
-            "status": "stuck",
-            "reason": f"the scheduler has not moved for {age:.0f} s; the limit is {self._limit:.0f} s",
-            "secondsSinceTick": round(age, 1),
-        }
+            return True, {"status": "ok", **body}
+        reason = f"the {part} has not moved for {age:.0f} s; the limit is {self._limit:.0f} s"
+        return False, {"status": "stuck", "reason": reason, **body}
 
     def ready(self) -> tuple[bool, dict[str, Any]]:
         """Whether the lists are in, and the body that says so. One that waits its turn to lead is ready, too."""

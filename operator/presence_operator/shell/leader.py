@@ -12,15 +12,14 @@ work running when cancelled, never gives the Lease back and never stands again. 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import random
 import time
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from presence.model.times import format_micro_time
-from presence_operator.metrics import outcome_of_status
-from presence_operator.shell.connection import is_tls_error
+from presence_operator.shell.election_lease import ElectionLease, LeaseError
+from presence_operator.shell.health import ELECTION
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -37,6 +36,12 @@ _log = logging.getLogger(__name__)
 
 #: Seconds that giving the Lease back may take; whoever waits for it has the lease duration to fall back on.
 _RELEASE_TIMEOUT = 2.0
+#: A candidate that meets trouble waits at most for this share of the renew deadline until it looks again.
+_BACKOFF_SHARE = 0.5
+#: Fewer doublings than this reach every longest pause there is.
+_DOUBLINGS = 16
+#: Seconds by which a look at a Lease that has run out comes later than that, so that it is not in vain.
+_SAFELY = 0.01
 _LATE = "the lease could not be renewed in time"
 
 
@@ -46,6 +51,11 @@ class Leadership(Protocol):
     @property
     def leading(self) -> bool:
         """Whether this operator may act right now; ask right before every write."""
+        ...
+
+    @property
+    def task(self) -> asyncio.Task[None] | None:
+        """What stands for election; when it ends, this operator never leads again. None without an election."""
         ...
 
     async def __aenter__(self) -> Self: ...
@@ -77,6 +87,7 @@ class AlwaysLeading:
         self._on_started = on_started
         self._on_stopped = on_stopped
         self.leading = False
+        self.task = None
 
     async def __aenter__(self) -> Self:
         self.leading = True
@@ -92,8 +103,9 @@ class AlwaysLeading:
         self._on_stopped()
 
 
-class LeaseError(Exception):
-    """The Lease could not be read or written this time; the message says why."""
+def pause_after(failures: int, shortest: float, longest: float) -> float:
+    """Seconds until the next look at the Lease after so many failures in a row, be they hours of them."""
+    return min(shortest * 2.0 ** min(max(failures - 1, 0), _DOUBLINGS), longest)
 
 
 class Elector:
@@ -115,8 +127,7 @@ class Elector:
         *,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        self._api = api
-        self._reload = reload
+        self._lease = ElectionLease(api, settings, health.metrics, reload)
         self._health = health
         self._on_started = on_started
         self._on_stopped = on_stopped
@@ -132,8 +143,9 @@ class Elector:
         self._maybe_held = False
         self._seen: tuple[Any, ...] | None = None
         self._seen_at = 0.0
+        self._free_at = float("inf")
         self._trouble = ""
-        self._task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[None] | None = None
 
     @property
     def leading(self) -> bool:
@@ -141,15 +153,16 @@ class Elector:
         return self._led and self._clock() < self._until
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._stand(), name="leader election")
+        self._health.tick(ELECTION)
+        self.task = asyncio.create_task(self._stand(), name="leader election")
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._task is not None
-        self._task.cancel()
-        await asyncio.wait([self._task])
+        assert self.task is not None
+        self.task.cancel()
+        await asyncio.wait([self.task])
         self._stop("shutting down")
         if self._maybe_held:
             await self._release()
@@ -157,8 +170,9 @@ class Elector:
     async def _stand(self) -> None:
         failures = 0
         while True:
+            self._health.tick(ELECTION)
             try:
-                holds = await self._attempt()
+                holds = await self._attempt() if self._able() else False
                 failures = 0
                 self._recovered()
                 if not holds:
@@ -173,12 +187,24 @@ class Elector:
                 self._stop(_LATE)
             await asyncio.sleep(self._pause(failures))
 
+    def _able(self) -> bool:
+        """Whether this operator could act if it led: one whose scheduler hangs leaves the Lease to others."""
+        live, body = self._health.live()
+        if not live:
+            self._stop(str(body["reason"]))
+        return live
+
     def _pause(self, failures: int) -> float:
         if self._led:
             return max(0.0, min(self._retry_period, self._until - self._clock()))
-        # Followers back off from an API server in trouble, and never all come at the same moment.
-        wait = min(self._retry_period * 2.0 ** max(failures - 1, 0), self._duration)
-        return wait * random.uniform(1.0, 1.2)  # noqa: S311 - nothing depends on it being a secret
+        # Followers back off from an API server in trouble, and never all come at the same moment. But not for long: it
+        # may be the leader that died meanwhile.
+        longest = max(self._retry_period, self._renew_deadline * _BACKOFF_SHARE)
+        wait = pause_after(failures, self._retry_period, longest)
+        wait *= random.uniform(1.0, 1.2)  # noqa: S311 - nothing depends on it being a secret
+        if failures:
+            return wait
+        return min(wait, max(self._free_at - self._clock(), 0.0) + _SAFELY)
 
     async def _attempt(self) -> bool:
         """One try to take or renew the Lease; True when it is held afterwards."""
@@ -189,13 +215,13 @@ class Elector:
         limit = self._until - begun if self._led else self._renew_deadline
         try:
             async with asyncio.timeout(max(limit, 0.0)):
-                lease = await self._read()
+                lease = await self._lease.read()
                 if lease is not None and not self._may_take(lease):
                     self._maybe_held = False
                     return False
                 # From here on the Lease may be ours even if no answer comes.
                 self._maybe_held = True
-                written = await self._write("PUT" if lease else "POST", self._claimed(lease))
+                written = await self._lease.write("PUT" if lease else "POST", self._claimed(lease))
         except TimeoutError:
             raise LeaseError(f"the API server did not answer within {limit:.1f} s") from None
         if not written:
@@ -211,6 +237,7 @@ class Elector:
     def _may_take(self, lease: Lease) -> bool:
         spec = lease.get("spec") or {}
         holder = spec.get("holderIdentity") or ""
+        self._free_at = float("inf")
         if holder in ("", self._identity):
             return True
         seen = (holder, spec.get("renewTime"), spec.get("acquireTime"), lease["metadata"]["uid"])
@@ -218,7 +245,11 @@ class Elector:
         if seen != self._seen:
             self._seen, self._seen_at = seen, now
         # The holder's own duration counts when it is longer: it trusts in it.
-        return now >= self._seen_at + max(self._duration, float(spec.get("leaseDurationSeconds") or 0))
+        free_at = self._seen_at + max(self._duration, float(spec.get("leaseDurationSeconds") or 0))
+        if now >= free_at:
+            return True
+        self._free_at = free_at
+        return False
 
     def _claimed(self, lease: Lease | None) -> Lease:
         # The times are for people to read; no decision rests on this machine's wall clock.
@@ -239,11 +270,11 @@ class Elector:
     async def _release(self) -> None:
         try:
             async with asyncio.timeout(_RELEASE_TIMEOUT):
-                lease = await self._read()
+                lease = await self._lease.read()
                 if lease is None or (lease.get("spec") or {}).get("holderIdentity") != self._identity:
                     return
                 lease["spec"] |= {"holderIdentity": "", "renewTime": format_micro_time(time.time())}
-                released = await self._write("PUT", lease)
+                released = await self._lease.write("PUT", lease)
         except (LeaseError, TimeoutError) as error:
             _log.warning("lease not given back", extra={"lease": self._name, "error": str(error) or "timeout"})
             return
@@ -280,71 +311,6 @@ class Elector:
         if self._trouble:
             _log.info("lease available again", extra={"lease": self._name})
         self._trouble = ""
-
-    async def _read(self) -> Lease | None:
-        status, body = await self._request("GET", self._name)
-        if status == 404:
-            return None
-        if status != 200:
-            raise LeaseError(self._explain("read", status, body))
-        return body
-
-    async def _write(self, method: str, lease: Lease) -> bool:
-        """True when it was written, False when somebody else was quicker."""
-        status, body = await self._request(method, "" if method == "POST" else self._name, lease)
-        if status in (200, 201):
-            return True
-        if status == 409 or (method == "PUT" and status == 404):
-            return False
-        raise LeaseError(self._explain("write", status, body))
-
-    def _explain(self, verb: str, status: int, body: Lease) -> str:
-        text = f"cannot {verb} lease {self._namespace}/{self._name}: {status} {str(body.get('message', ''))[:300]}"
-        if status == 403:
-            text += " (grant get, create and update on leases there)"
-        elif status == 404:
-            text += " (create the namespace or set --lease-namespace)"
-        return text
-
-    async def _request(self, method: str, name: str, body: Lease | None = None) -> tuple[int, Lease]:
-        status, answer = await self._send(method, name, body)
-        if status == 401 and self._reload is not None:
-            # A leader has no time to wait until somebody else finds out.
-            await self._reload()
-            status, answer = await self._send(method, name, body)
-        return status, answer
-
-    async def _send(self, method: str, name: str, body: Lease | None) -> tuple[int, Lease]:
-        path = f"/apis/coordination.k8s.io/v1/namespaces/{self._namespace}/leases"
-        begun = time.monotonic()
-        status, outcome = 0, "timeout"
-        try:
-            prepared = await self._api.param_serialize(
-                method,
-                f"{path}/{name}" if name else path,
-                header_params={"Accept": "application/json", "Content-Type": "application/json"},
-                body=body,
-                auth_settings=["BearerToken"],
-            )
-            answer = await self._api.call_api(*prepared, _request_timeout=self._renew_deadline)
-            data: bytes = await answer.read()  # type: ignore[no-untyped-call]
-            status, outcome = answer.status, outcome_of_status(answer.status)
-        except TimeoutError:
-            raise
-        except Exception as error:
-            outcome = "unreachable"
-            if self._reload is not None and is_tls_error(error):
-                await self._reload()
-            raise LeaseError(f"the API server did not answer: {str(error) or type(error).__name__}") from error
-        finally:
-            verb = {"GET": "get", "POST": "create", "PUT": "update"}[method]
-            self._health.metrics.api_request(verb, "Lease", outcome, time.monotonic() - begun)
-        try:
-            parsed = json.loads(data)
-        except ValueError:
-            # A proxy in front of the API server may answer in any language.
-            parsed = {"message": data[:300].decode(errors="replace")}
-        return status, parsed if isinstance(parsed, dict) else {"message": str(parsed)[:300]}
 
 
 def _boot_clock() -> float:

@@ -198,6 +198,8 @@ class Leases:
 
     async def _touch(self, claim: Claim, position: int, gate: asyncio.Semaphore) -> Claim | None:
         async with gate:
+            if not self._leading():
+                raise DeposedError
             answer = await self._connection.request(
                 "patch", kinds.CLAIM_KIND, "PATCH", status_path(claim), touch_patch(claim, position), MERGE_PATCH
             )

@@ -41,7 +41,7 @@ class ListError(Exception):
 
 
 class Resync:
-    """Runs the comparisons. `done` is called after each complete one.
+    """Runs the comparisons. `done` is called after each complete one with the local time at which it began.
 
     `namespaces` are those served; empty means all.
     """
@@ -54,7 +54,7 @@ class Resync:
         metrics: Metrics,
         namespaces: Sequence[str],
         interval: float,
-        done: Callable[[], None],
+        done: Callable[[float], None],
     ) -> None:
         self._board = board
         self._connection = connection
@@ -64,21 +64,27 @@ class Resync:
         self._interval = interval
         self._done = done
         self._wanted = asyncio.Event()
+        self._urgent = asyncio.Event()
         self._reason = "start"
 
-    def want(self, reason: str) -> None:
-        """Ask for a comparison soon; `reason` goes to the log."""
-        if not self._wanted.is_set():
+    def want(self, reason: str, *, at_once: bool = False) -> None:
+        """Ask for a comparison soon, or without any pause before it; `reason` goes to the log."""
+        if at_once or not self._wanted.is_set():
             self._reason = reason
             self._wanted.set()
+        if at_once:
+            self._urgent.set()
 
     async def run(self) -> None:
         """Compare at the start, at every interval and when asked, for ever."""
         failures = 0
         # What is deleted between this list and the watch's own would be missed: let the watch list first.
-        await self._asked(_PATIENCE)
+        await _asked(self._wanted, _PATIENCE)
         while True:
+            if self._urgent.is_set():
+                failures = 0
             self._wanted.clear()
+            self._urgent.clear()
             reason, begun = self._reason, local_time()
             try:
                 added, changed, removed = await self._compare()
@@ -86,7 +92,7 @@ class Resync:
                 failures += 1
                 self._metrics.resync_failed()
                 _log.warning("lists not read", extra=fields(reason=reason, error=str(error)))
-                await asyncio.sleep(backoff(failures, _LONGEST_BACKOFF))
+                await _asked(self._urgent, backoff(failures, _LONGEST_BACKOFF))
                 continue
             failures = 0
             took = local_time() - begun
@@ -94,16 +100,12 @@ class Resync:
             level = logging.DEBUG if reason == "interval" and not removed else logging.INFO
             counts = fields(reason=reason, seconds=round(took, 3), added=added, changed=changed, removed=removed)
             _log.log(level, "lists compared", extra=counts)
-            self._done()
-            self._reason = "interval"
-            await asyncio.sleep(_LEAST_PAUSE)
+            if not self._wanted.is_set():
+                self._reason = "interval"
+            self._done(begun)
+            await _asked(self._urgent, _LEAST_PAUSE)
             pause = max(0.0, self._interval * random.uniform(0.9, 1.1) - _LEAST_PAUSE)  # noqa: S311
-            await self._asked(pause)
-
-    async def _asked(self, patience: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(patience):
-                await self._wanted.wait()
+            await _asked(self._wanted, pause)
 
     async def _compare(self) -> tuple[int, int, int]:
         added = changed = removed = 0
@@ -158,6 +160,13 @@ class Resync:
         finally:
             if listing is not None:
                 listing.abandon()
+
+
+async def _asked(event: asyncio.Event, patience: float) -> None:
+    """Wait for `event`, so many seconds at most."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(patience):
+            await event.wait()
 
 
 def _explain(kind: type[Claim | Session], namespace: str | None, status: int, message: str) -> str:

@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from presence_operator.metrics import Metrics
-from presence_operator.shell.health import Health, HealthServer, ListenError
+from presence_operator.shell.health import ELECTION, Health, HealthServer, ListenError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -71,6 +71,21 @@ def test_a_stuck_scheduler_fails_the_probe_and_says_for_how_long(health: Health,
             assert "has not moved for 300 s" in (await answer.json())["reason"]
 
     serving(health, use)
+
+
+def test_a_replica_that_waits_its_turn_is_live_only_while_it_stands_for_election(health: Health, clock: Clock) -> None:
+    health.tick(ELECTION)
+    health.set_ready(True)
+    clock.now += 60
+    health.tick()
+    assert health.live()[0]
+    assert health.ready()[0]
+    clock.now += 61
+    live, body = health.live()
+    assert not live
+    assert body["reason"] == "the election has not moved for 121 s; the limit is 120 s"
+    health.tick(ELECTION)
+    assert health.live()[0]
 
 
 def test_it_is_ready_once_the_lists_are_in_whether_it_leads_or_not(health: Health) -> None:

@@ -106,7 +106,7 @@ def test_all_faults_are_reported_at_once_each_with_what_to_write() -> None:
     ("flags", "message"),
     [
         ({"--min-ttl": "10s", "--max-ttl": "5s"}, "--min-ttl 10s is above --max-ttl 5s"),
-        ({"--renew-deadline": "15s"}, "two operators could act at once"),
+        ({"--renew-deadline": "10s"}, "two operators could act at once"),
         ({"--retry-period": "6s"}, "no second chance to renew"),
         ({"--namespace": ["a"], "--mirror-namespace": "b"}, "--mirror-namespace b is not among --namespace a"),
         ({"--min-ttl": "1.5"}, "has a fraction: write whole seconds"),

@@ -4,8 +4,7 @@ Labels take their values from fixed sets: whatever a claim, a user or an excepti
 counts as `Other` (or `other`), so the number of series is bounded by this file. Names of sessions, resources, purposes
 and objects never become labels.
 
-What the board holds is counted when somebody asks (`/metrics`), from the board itself: there is nothing to keep in step
-per object and no series of things that are gone.
+What the board holds is counted when somebody asks (`/metrics`), from the board itself: see `board_metrics`.
 """
 
 from __future__ import annotations
@@ -14,8 +13,6 @@ import logging
 import math
 import platform
 import time
-from collections import Counter as Tally
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as distribution_version
 from typing import TYPE_CHECKING
@@ -23,34 +20,23 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics import disable_created_metrics
-from prometheus_client.metrics_core import GaugeMetricFamily
-from prometheus_client.registry import Collector
 
 from presence import __version__
 from presence.model import kinds
-from presence.model.labels import KNOWN_TYPES, metric_type
+from presence.model.labels import metric_type
+from presence_operator.board_metrics import SESSION_KINDS, TYPES, BoardCollector, Figure, LimitCollector, bounded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from prometheus_client.metrics_core import Metric
-
-    from presence_operator.core.facts import Claim, Session
+    from presence_operator.board_metrics import Board
     from presence_operator.core.limits import Limit
-
-    Board = tuple[Sequence[Claim], Sequence[Session]]
 
 _log = logging.getLogger(__name__)
 
 # One `_created` series beside every counter and histogram would nearly double the scrape and tell nothing of use here.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
-#: An object that the operator has not written a status for yet.
-NEW = "New"
-
-TYPES = (*KNOWN_TYPES, "other")
-CLAIM_PHASES = (NEW, kinds.PENDING, kinds.ACTIVE, kinds.EXPIRED, kinds.RELEASED, "Other")
-SESSION_PHASES = (NEW, kinds.ACTIVE, kinds.STALE, kinds.PAUSED, kinds.COMPLETED, kinds.EXPIRED, "Other")
 RELEASE_REASONS = ("Released", "SessionCompleted", "Deleted", "Other")
 BEATING = ("session", "claim", "other")
 VERBS = ("get", "list", "create", "patch", "update", "delete", "other")
@@ -81,16 +67,6 @@ _REQUEST_SECONDS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 _PASS_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """What the documentation says of one metric: the name as Prometheus stores it, its type, labels and meaning."""
-
-    name: str
-    type: str
-    labels: tuple[str, ...]
-    help: str
-
-
 class Metrics:
     """All figures. Every method is cheap, never raises for an odd value, and may be called from any thread.
 
@@ -103,16 +79,21 @@ class Metrics:
         self._figures: list[Figure] = []
         if registry is None:
             ProcessCollector(registry=self.registry)
-        self._board_collector = _BoardCollector()
+        self._board_collector = BoardCollector()
         self.registry.register(self._board_collector)
         self._figures += self._board_collector.figures
-        self._limit_collector = _LimitCollector()
+        self._limit_collector = LimitCollector()
         self.registry.register(self._limit_collector)
         self._figures += self._limit_collector.figures
 
-        self._granted = self._counter("presence_claims_granted", "Claims that became Active.", "type")
+        self._granted = self._counter(
+            "presence_claims_granted",
+            "Claims that became Active.",
+            "type",
+            "kind",
+        )
         self._expired = self._counter(
-            "presence_claims_expired", "Claims that ended because nobody renewed them.", "type"
+            "presence_claims_expired", "Claims that ended because nobody renewed them.", "type", "kind"
         )
         self._released = self._counter("presence_claims_released", "Claims that their holder ended.", "type", "reason")
         self._expiry_lag = self._histogram(
@@ -137,6 +118,18 @@ class Metrics:
             "Time from the creation of a claim that had to wait, or is Exclusive, to its grant.",
             _WAIT_SECONDS,
             "type",
+        )
+        self._session_waits = self._histogram(
+            "presence_session_wait_seconds",
+            "The same times, by the kind of session.",
+            _WAIT_SECONDS,
+            "kind",
+        )
+        self._grant_delay = self._histogram(
+            "presence_claim_grant_delay_seconds",
+            "Time from the creation of a claim that nobody stood in the way of to its grant. Creation times are whole "
+            "seconds, so up to one second of it is rounding.",
+            _LAG_SECONDS,
         )
         self._lease_results = self._counter(
             "presence_lease_acquire",
@@ -209,6 +202,13 @@ class Metrics:
         )
 
         self._leader = self._gauge("presence_leader", "1 while this operator acts, 0 while another one does.")
+        self._leader_since = self._gauge(
+            "presence_leader_since_timestamp_seconds", "Unix time since which this operator acts; 0 while it does not."
+        )
+        self._leader_transitions = self._gauge(
+            "presence_leader_transitions",
+            "How often the Lease of the election has passed to another operator; 0 without election.",
+        )
         self._ready = self._gauge("presence_ready", "1 once the operator knows all objects, else 0.")
         self._tick = self._gauge(
             "presence_scheduler_last_tick_timestamp_seconds", "Unix time at which the scheduler last moved; 0 before."
@@ -220,27 +220,31 @@ class Metrics:
 
     # The board
 
-    def observe_board(self, snapshot: Callable[[], Board]) -> None:
-        """Count claims and sessions from `snapshot()` at every scrape (called on the event loop's thread)."""
+    def observe_board(self, snapshot: Callable[[], Board], now: Callable[[], float]) -> None:
+        """Count claims and sessions from `snapshot()` at every scrape (called on the event loop's thread).
+
+        `now()` is the API server's time in seconds; it may raise LookupError while that is not known.
+        """
         self._board_collector.snapshot = snapshot
+        self._board_collector.now = now
 
     def observe_limits(self, limits: Callable[[], Iterable[tuple[str, Limit, int, int]]]) -> None:
         """Tell of the slots of each limit at every scrape: namespace, limit, slots in use, claims that wait for one."""
         self._limit_collector.limits = limits
 
-    def claim_granted(self, resource: str) -> None:
-        """A claim became Active."""
-        self._granted.labels(metric_type(resource)).inc()
+    def claim_granted(self, resource: str, kind: str = "") -> None:
+        """A claim of a session of this kind (see SESSION_KINDS) became Active."""
+        self._granted.labels(metric_type(resource), bounded(kind, SESSION_KINDS)).inc()
 
-    def claim_expired(self, resource: str, *, lag: float, held: float | None = None) -> None:
+    def claim_expired(self, resource: str, kind: str = "", *, lag: float, held: float | None = None) -> None:
         """Expired was written `lag` after the deadline; the claim had been held for `held` until its deadline."""
-        self._expired.labels(metric_type(resource)).inc()
+        self._expired.labels(metric_type(resource), bounded(kind, SESSION_KINDS)).inc()
         self._expiry_lag.observe(_positive(lag))
         self._held(resource, held)
 
     def claim_released(self, resource: str, reason: str, *, held: float | None = None) -> None:
         """A claim was ended on purpose; `reason` (see RELEASE_REASONS): that of its condition Granted, or `Deleted`."""
-        self._released.labels(metric_type(resource), _bounded(reason, RELEASE_REASONS)).inc()
+        self._released.labels(metric_type(resource), bounded(reason, RELEASE_REASONS)).inc()
         self._held(resource, held)
 
     def conflict_started(self, resource: str) -> None:
@@ -251,21 +255,26 @@ class Metrics:
         """A claim came to hold a resource together with an Exclusive one."""
         self._overlaps.labels(metric_type(resource)).inc()
 
-    def claim_waited(self, resource: str, seconds: float) -> None:
+    def claim_waited(self, resource: str, seconds: float, kind: str = "") -> None:
         """A claim that had to be granted was, so long after its creation."""
         self._waits.labels(metric_type(resource)).observe(_positive(seconds))
+        self._session_waits.labels(bounded(kind, SESSION_KINDS)).observe(_positive(seconds))
+
+    def grant_delayed(self, seconds: float) -> None:
+        """A claim that nobody stood in the way of was granted, so long after its creation."""
+        self._grant_delay.observe(_positive(seconds))
 
     def lease_acquired(self, result: str) -> None:
         """An attempt to grant an Exclusive claim ended; `result` is one of LEASE_RESULTS."""
-        self._lease_results.labels(_bounded(result, LEASE_RESULTS)).inc()
+        self._lease_results.labels(bounded(result, LEASE_RESULTS)).inc()
 
     def heartbeat(self, of: str) -> None:
         """A renewal was seen; `of` is `session` or `claim`."""
-        self._heartbeats.labels(_bounded(of, BEATING)).inc()
+        self._heartbeats.labels(bounded(of, BEATING)).inc()
 
     def unparsable(self, kind: str) -> None:
         """An object of `kind` (PresenceClaim, AgentSession) could not be understood."""
-        self._unparsable.labels(_bounded(kind, KINDS)).inc()
+        self._unparsable.labels(bounded(kind, KINDS)).inc()
 
     # Actions and requests
 
@@ -286,17 +295,17 @@ class Metrics:
 
     def api_request(self, verb: str, kind: str, outcome: str, seconds: float) -> None:
         """A request to the API server ended. VERBS, KINDS, OUTCOMES hold the values; see also `outcome_of_status`."""
-        self._requests.labels(_bounded(verb, VERBS), _bounded(kind, KINDS), _bounded(outcome, OUTCOMES)).observe(
+        self._requests.labels(bounded(verb, VERBS), bounded(kind, KINDS), bounded(outcome, OUTCOMES)).observe(
             _positive(seconds)
         )
 
     def action_retried(self, kind: str, outcome: str) -> None:
         """An action on an object of `kind` is decided again because a write ended with `outcome`."""
-        self._retries.labels(_bounded(kind, KINDS), _bounded(outcome, OUTCOMES)).inc()
+        self._retries.labels(bounded(kind, KINDS), bounded(outcome, OUTCOMES)).inc()
 
     def event_dropped(self, reason: str) -> None:
         """A Kubernetes Event was not recorded; `reason` is one of DROP_REASONS."""
-        self._dropped.labels(_bounded(reason, DROP_REASONS)).inc()
+        self._dropped.labels(bounded(reason, DROP_REASONS)).inc()
 
     # Resync
 
@@ -326,7 +335,7 @@ class Metrics:
 
     def mirror_error(self, reason: str) -> None:
         """The mirror failed; `reason` is one of MIRROR_ERRORS."""
-        self._mirror_errors.labels(_bounded(reason, MIRROR_ERRORS)).inc()
+        self._mirror_errors.labels(bounded(reason, MIRROR_ERRORS)).inc()
 
     def mirror_committed(self) -> None:
         """What changed hands was committed to the history of Dolt."""
@@ -355,10 +364,15 @@ class Metrics:
     def leader(self, leading: bool) -> None:
         """This operator acts (also when there is no election), or not."""
         self._leader.set(float(leading))
+        self._leader_since.set(time.time() if leading else 0)
         if not leading:
             # Only the leader mirrors; what was waiting here is the next one's, and must not raise an alarm for ever.
             self.observe_mirror(lag=lambda: 0.0, pending=lambda: 0.0)
             self._mirror_up.set(0)
+
+    def leader_transitions(self, count: int) -> None:
+        """The Lease of the election says that it has passed on so often."""
+        self._leader_transitions.set(count)
 
     def ready(self, ready: bool) -> None:
         """The operator knows all objects, or not yet."""
@@ -402,8 +416,11 @@ class Metrics:
     def _start_at_zero(self) -> None:
         """Known series exist from the start: rate() cannot see the first increment of a series that appears with it."""
         for kind in TYPES:
-            for metric in (self._granted, self._expired, self._conflicts, self._overlaps, self._hold, self._waits):
+            for metric in (self._conflicts, self._overlaps, self._hold, self._waits):
                 metric.labels(kind)
+            for session in SESSION_KINDS:
+                self._granted.labels(kind, session)
+                self._expired.labels(kind, session)
             for reason in RELEASE_REASONS:
                 self._released.labels(kind, reason)
         for metric, values in (
@@ -412,6 +429,7 @@ class Metrics:
             (self._repairs, REPAIRS),
             (self._lease_results, LEASE_RESULTS),
             (self._mirror_errors, MIRROR_ERRORS),
+            (self._session_waits, SESSION_KINDS),
         ):
             for value in values:
                 metric.labels(value)
@@ -426,47 +444,6 @@ class Metrics:
         self.mirror_schema("off")
 
 
-class _BoardCollector(Collector):
-    """Counts the board when it is asked."""
-
-    figures = (
-        Figure("presence_claims", "gauge", ("phase", "type"), "Claims that exist, by phase and type of resource."),
-        Figure("presence_claims_waiting", "gauge", ("type",), "Claims that wait for their turn, by type of resource."),
-        Figure("presence_sessions", "gauge", ("phase",), "Sessions that exist, by phase."),
-        Figure("presence_conflicted_resources", "gauge", (), "Resources that more than one session claims right now."),
-    )
-
-    def __init__(self) -> None:
-        self.snapshot: Callable[[], Board] = lambda: ((), ())
-
-    def describe(self) -> list[Metric]:
-        return [GaugeMetricFamily(each.name, each.help) for each in self.figures]
-
-    def collect(self) -> Iterable[Metric]:
-        try:
-            claims, sessions = self.snapshot()
-            by_phase = Tally((_phase(each.status.phase, CLAIM_PHASES), metric_type(each.resource)) for each in claims)
-            by_state = Tally(_phase(each.status.phase, SESSION_PHASES) for each in sessions)
-            conflicted = {
-                (each.namespace, each.resource)
-                for each in claims
-                if each.status.conflicts_with and not each.status.ended
-            }
-        except Exception:  # noqa: BLE001 - a figure that cannot be had must not hide all the others
-            _log.exception("the board could not be counted")
-            return
-        families = [GaugeMetricFamily(each.name, each.help, labels=each.labels) for each in self.figures]
-        for phase in CLAIM_PHASES:
-            for kind in TYPES:
-                families[0].add_metric((phase, kind), by_phase[phase, kind])
-        for kind in TYPES:
-            families[1].add_metric((kind,), by_phase[kinds.PENDING, kind])
-        for phase in SESSION_PHASES:
-            families[2].add_metric((phase,), by_state[phase])
-        families[3].add_metric((), len(conflicted))
-        yield from families
-
-
 def outcome_of_status(status: int) -> str:
     """The value of the label `outcome` for an HTTP status; 0 is for no answer at all."""
     known = {0: "unreachable", 401: "denied", 403: "denied", 404: "not_found", 408: "timeout", 409: "conflict"}
@@ -478,17 +455,9 @@ def outcome_of_status(status: int) -> str:
     return "server_error" if status >= 500 else "invalid" if status >= 400 else "other"
 
 
-def _bounded(value: str, allowed: tuple[str, ...]) -> str:
-    return value if value in allowed else allowed[-1]
-
-
 def _positive(seconds: float) -> float:
     """Two clocks may disagree a little, and one infinite observation would spoil a histogram's sum for ever."""
     return max(seconds, 0.0) if math.isfinite(seconds) else 0.0
-
-
-def _phase(phase: str, allowed: tuple[str, ...]) -> str:
-    return _bounded(phase or NEW, allowed)
 
 
 def _guarded(read: Callable[[], float]) -> Callable[[], float]:
@@ -507,28 +476,3 @@ def _version_of(distribution: str) -> str:
         return distribution_version(distribution)
     except PackageNotFoundError:
         return "unknown"
-
-
-class _LimitCollector(Collector):
-    """Counts the slots of the limits when it is asked. Their names come from the operator's own settings."""
-
-    figures = (
-        Figure(
-            "presence_limit_max", "gauge", ("namespace", "limit"), "Claims, or sessions, that a limit lets be Active."
-        ),
-        Figure("presence_limit_in_use", "gauge", ("namespace", "limit"), "Slots of a limit that are taken."),
-        Figure("presence_limit_waiting", "gauge", ("namespace", "limit"), "Claims that wait for a slot of a limit."),
-    )
-
-    def __init__(self) -> None:
-        self.limits: Callable[[], Iterable[tuple[str, Limit, int, int]]] = tuple
-
-    def describe(self) -> list[Metric]:
-        return [GaugeMetricFamily(each.name, each.help) for each in self.figures]
-
-    def collect(self) -> Iterable[Metric]:
-        families = [GaugeMetricFamily(each.name, each.help, labels=each.labels) for each in self.figures]
-        for namespace, limit, used, waiting in self.limits():
-            for family, value in zip(families, (limit.max, used, waiting), strict=True):
-                family.add_metric([namespace, limit.name], value)
-        return families

@@ -395,3 +395,27 @@ def test_without_an_election_the_operator_leads_at_once(cluster: Cluster, namesp
 
     asyncio.run(go())
     assert turns == ["on", "off"]
+
+
+def test_every_candidate_tells_how_often_the_lease_has_passed_on(cluster: Cluster, namespace: str) -> None:
+    def passed(health: Health) -> float | None:
+        return health.metrics.registry.get_sample_value("presence_leader_transitions")
+
+    async def go() -> None:
+        first, second = Health(Metrics()), Health(Metrics())
+        async with client.ApiClient(await configuration(cluster)) as api:
+            waits = Elector(api, settings(namespace, HASTY, **{"--identity": "b"}), second, lambda: None, lambda: None)
+            async with Elector(
+                api, settings(namespace, HASTY, **{"--identity": "a"}), first, lambda: None, lambda: None
+            ) as leads:
+                await until(lambda: leads.leading, "the first leads")
+                assert passed(first) == 0
+            async with waits:
+                await until(lambda: waits.leading, "the second leads")
+                assert passed(second) == 1
+                async with Elector(
+                    api, settings(namespace, HASTY, **{"--identity": "a"}), first, lambda: None, lambda: None
+                ):
+                    await until(lambda: passed(first) == 1, "the follower tells the same")
+
+    asyncio.run(go())

@@ -60,14 +60,14 @@ def test_the_fourth_claim_goes_when_one_of_three_ends(board: Board, operator: Op
     waiting = board.until_phase("joe", kinds.PENDING)
     assert condition(waiting, "Granted")["reason"] == "LimitReached"
     assert condition(waiting, "Granted")["message"] == "limit applies: 3 of at most 3 claims are Active"
-    assert operator.metric("presence_limit_waiting", limit="applies", namespace=board.namespace) == 1
+    assert operator.metric("presence_limit_waiting", limit="applies", board=board.namespace) == 1
 
     if how == "release":
         board.release("ann")
     elif how == "delete":
         board.delete("ann")
     board.until_phase("joe", kinds.ACTIVE)
-    assert operator.metric("presence_limit_in_use", limit="applies", namespace=board.namespace) == 3
+    assert operator.metric("presence_limit_in_use", limit="applies", board=board.namespace) == 3
 
 
 def test_a_limit_that_is_raised_counts_without_a_restart(board: Board, operator: OperatorProcess, limits: Path) -> None:

@@ -158,6 +158,11 @@ class Board:
         """All facts."""
         return [entry.fact for entry in self._claims.values()], [entry.fact for entry in self._sessions.values()]
 
+    def session_kind(self, claim: Claim) -> str:
+        """What acts in the claim's session: Agent, Pipeline, Human; empty when nobody has said."""
+        holder = self._holders.get((claim.namespace, claim.session))
+        return holder.kind() if holder else ""
+
     def is_over(self, namespace: str, uid: str, name: str) -> bool:
         """True when the API has shown that the claim keeps nobody waiting any more. That never becomes false again."""
         if uid in self._buried:

@@ -117,7 +117,7 @@ class _Operator:
         self._mirrored = settings.mirror_namespace if settings.mirror_dsn else None
         policy = Policy(retention=settings.retention, coalesce=settings.coalesce, mirror_board=self._mirrored)
         self._board = Board(policy, observer=self, shift=connection.clock.shift)
-        metrics.observe_board(self._board.snapshot)
+        metrics.observe_board(self._board.snapshot, connection.server_now)
         metrics.observe_limits(self._board.limiter.figures)
         self._intake = Intake(self._board, Bounds(settings.min_ttl, settings.max_ttl), metrics, self._wake)
         self._effects = Effects(connection, self._intake, metrics, self._leading, self._board.is_over)

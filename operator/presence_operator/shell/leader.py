@@ -216,12 +216,14 @@ class Elector:
         try:
             async with asyncio.timeout(max(limit, 0.0)):
                 lease = await self._lease.read()
+                self._note_transitions(lease)
                 if lease is not None and not self._may_take(lease):
                     self._maybe_held = False
                     return False
                 # From here on the Lease may be ours even if no answer comes.
                 self._maybe_held = True
-                written = await self._lease.write("PUT" if lease else "POST", self._claimed(lease))
+                claimed = self._claimed(lease)
+                written = await self._lease.write("PUT" if lease else "POST", claimed)
         except TimeoutError:
             raise LeaseError(f"the API server did not answer within {limit:.1f} s") from None
         if not written:
@@ -229,10 +231,15 @@ class Elector:
             if self._led:
                 raise LeaseError("the lease was changed by somebody else at the same moment")
             return False
+        self._note_transitions(claimed)
         self._until = begun + self._renew_deadline
         if not self._led:
             self._start()
         return True
+
+    def _note_transitions(self, lease: Lease | None) -> None:
+        spec = (lease or {}).get("spec") or {}
+        self._health.metrics.leader_transitions(int(spec.get("leaseTransitions") or 0))
 
     def _may_take(self, lease: Lease) -> bool:
         spec = lease.get("spec") or {}

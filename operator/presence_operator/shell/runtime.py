@@ -136,10 +136,13 @@ class Runtime:
 
     def _count(self, action: WriteClaimStatus | GrantExclusive, now: float) -> None:
         claim, status = action.claim, action.status
+        kind = self._board.session_kind(claim)
         if action.began and not status.ended:
-            self._metrics.claim_granted(claim.resource)
+            self._metrics.claim_granted(claim.resource, kind)
             if claim.exclusive or claim.status.phase == kinds.PENDING:
-                self._metrics.claim_waited(claim.resource, now - claim.created)
+                self._metrics.claim_waited(claim.resource, now - claim.created, kind)
+            if not claim.status.phase:
+                self._metrics.grant_delayed(now - claim.created)
             # A new operator shows old claims as granted, too: that is no news.
             if now - claim.created < _NEWS:
                 granted_to = fields(namespace=claim.namespace, resource=claim.resource, session=claim.session)
@@ -154,7 +157,7 @@ class Runtime:
         assert status.ended_at is not None
         held = None if status.granted_at is None else max(0.0, status.ended_at - status.granted_at)
         if status.phase == kinds.EXPIRED:
-            self._metrics.claim_expired(claim.resource, lag=max(0.0, now - status.ended_at), held=held)
+            self._metrics.claim_expired(claim.resource, kind, lag=max(0.0, now - status.ended_at), held=held)
         else:
             granted = status.condition(GRANTED)
             self._metrics.claim_released(claim.resource, granted.reason if granted else "Released", held=held)

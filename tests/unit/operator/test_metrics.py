@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import string
+import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +14,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from presence.model.labels import KNOWN_TYPES
+from presence.model.times import parse_time
+from presence_operator import board_metrics
 from presence_operator import metrics as module
 from presence_operator.core.facts import Bounds, Claim, Session, parse_claim, parse_session
 from presence_operator.core.limits import Limit
@@ -19,6 +23,10 @@ from presence_operator.metrics import Metrics, outcome_of_status
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+#: Two hours after the claims of these tests were made, by the API server's clock.
+LATER = parse_time("2026-11-20T12:00:00Z")
 
 
 @pytest.fixture
@@ -45,13 +53,13 @@ def claim(resource: str, phase: str = "", *, name: str = "a", conflicts: bool = 
     return parse_claim(body, Bounds())
 
 
-def session(phase: str = "", session_id: str = "s") -> Session:
+def session(phase: str = "", session_id: str = "s", **spec: Any) -> Session:
     body: Mapping[str, Any] = {
         "metadata": {
             "namespace": "presence", "name": "s", "uid": "u", "resourceVersion": "1",
             "creationTimestamp": "2026-11-20T10:00:00Z",
         },
-        "spec": {"sessionId": session_id},
+        "spec": {"sessionId": session_id, **spec},
         "status": {"phase": phase} if phase else {},
     }  # fmt: skip
     return parse_session(body, Bounds())
@@ -59,11 +67,12 @@ def session(phase: str = "", session_id: str = "s") -> Session:
 
 def test_claims_are_counted_by_phase_and_type_when_asked(metrics: Metrics) -> None:
     board: list[Claim] = [claim("stack:vault", "Active"), claim("stack:dns", "Active"), claim("node:n1", "Expired")]
-    metrics.observe_board(lambda: (board, [session("Active"), session("Stale"), session()]))
+    sessions = [session("Active"), session("Stale", kind="Pipeline"), session()]
+    metrics.observe_board(lambda: (board, sessions), lambda: LATER)
     assert value(metrics, "presence_claims", phase="Active", type="stack") == 2
     assert value(metrics, "presence_claims", phase="Expired", type="node") == 1
-    assert value(metrics, "presence_sessions", phase="Stale") == 1
-    assert value(metrics, "presence_sessions", phase="New") == 1
+    assert value(metrics, "presence_sessions", phase="Stale", kind="Pipeline") == 1
+    assert value(metrics, "presence_sessions", phase="New", kind="Agent") == 1
 
     board.clear()
     assert value(metrics, "presence_claims", phase="Active", type="stack") == 0
@@ -72,14 +81,62 @@ def test_claims_are_counted_by_phase_and_type_when_asked(metrics: Metrics) -> No
 def test_a_resource_claimed_by_several_counts_once_while_they_live(metrics: Metrics) -> None:
     both = [claim("db:main", "Active", name=name, conflicts=True) for name in ("a", "b")]
     over = claim("db:old", "Released", conflicts=True)
-    metrics.observe_board(lambda: ([*both, over], ()))
+    metrics.observe_board(lambda: ([*both, over], ()), lambda: LATER)
     assert value(metrics, "presence_conflicted_resources") == 1
+
+
+def test_claims_are_counted_by_what_acts_in_their_sessions(metrics: Metrics) -> None:
+    sessions = [session(session_id="ci", kind="Pipeline"), session(session_id="me", kind="Human")]
+    board = [
+        claim("stack:vault", "Active", name="a", session="ci"),
+        claim("stack:vault", "Pending", name="b", session="ci"),
+        claim("node:n1", "Active", name="c", session="me"),
+        claim("node:n2", "Active", name="d", session="nobody has said"),
+        claim("node:n3", "Expired", name="e", session="ci"),
+    ]
+    metrics.observe_board(lambda: (board, sessions), lambda: LATER)
+    assert value(metrics, "presence_session_claims", kind="Pipeline", phase="Active") == 1
+    assert value(metrics, "presence_session_claims", kind="Pipeline", phase="Pending") == 1
+    assert value(metrics, "presence_session_claims", kind="Human", phase="Active") == 1
+    assert value(metrics, "presence_session_claims", kind="Agent", phase="Active") == 0
+    assert value(metrics, "presence_session_claims", kind="Other", phase="Active") == 1
+
+
+def test_a_session_that_was_begun_anew_is_of_its_newest_kind(metrics: Metrics) -> None:
+    old, new = session(kind="Agent"), replace(session(kind="Human"), name="t", created=LATER)
+    metrics.observe_board(lambda: ([claim("node:n1", "Active")], [new, old]), lambda: LATER)
+    assert value(metrics, "presence_session_claims", kind="Human", phase="Active") == 1
+
+
+def test_how_long_the_oldest_claims_wait_hold_and_are_overdue_is_told(metrics: Metrics) -> None:
+    waits = claim("stack:vault", "Pending", name="a")
+    waits_less = replace(waits, name="b", created=waits.created + 30)
+    holds = claim("node:n1", "Active", name="c")
+    holds = replace(holds, status=replace(holds.status, granted_at=LATER - 300.0, expires_at=LATER - 7.0))
+    unseen = replace(claim("db:main", name="d"), created=LATER - 4.0)
+    ended = replace(holds, name="e", resource="node:n2", status=replace(holds.status, phase="Expired", granted_at=1.0))
+    metrics.observe_board(lambda: ([waits, waits_less, holds, unseen, ended], ()), lambda: LATER)
+    assert value(metrics, "presence_claim_oldest_wait_seconds", type="stack") == LATER - waits.created
+    assert value(metrics, "presence_claim_oldest_wait_seconds", type="node") == 0
+    assert value(metrics, "presence_claim_oldest_hold_seconds", type="node") == 300
+    assert value(metrics, "presence_claim_overdue_seconds") == 7
+    assert value(metrics, "presence_claim_unseen_seconds") == 4
+
+
+def test_no_claim_is_old_before_the_servers_time_is_known(metrics: Metrics) -> None:
+    def unknown() -> float:
+        raise LookupError
+
+    metrics.observe_board(lambda: ([claim("stack:vault", "Pending")], ()), unknown)
+    assert value(metrics, "presence_claim_oldest_wait_seconds", type="stack") == 0
+    assert value(metrics, "presence_claims_waiting", type="stack") == 1
 
 
 def test_known_series_exist_before_anything_happens_so_that_rates_work(metrics: Metrics) -> None:
     for kind in (*KNOWN_TYPES, "other"):
-        assert value(metrics, "presence_claims_granted_total", type=kind) == 0
-        assert value(metrics, "presence_claims_expired_total", type=kind) == 0
+        for who in board_metrics.SESSION_KINDS:
+            assert value(metrics, "presence_claims_granted_total", type=kind, kind=who) == 0
+            assert value(metrics, "presence_claims_expired_total", type=kind, kind=who) == 0
         assert value(metrics, "presence_claims_released_total", type=kind, reason="Released") == 0
         assert value(metrics, "presence_conflicts_total", type=kind) == 0
     assert value(metrics, "presence_heartbeats_total", object="session") == 0
@@ -90,13 +147,18 @@ def test_known_series_exist_before_anything_happens_so_that_rates_work(metrics: 
 
 
 def test_what_happens_to_a_claim_is_counted(metrics: Metrics) -> None:
-    metrics.claim_granted("stack:vault")
+    metrics.claim_granted("stack:vault", "Pipeline")
+    metrics.claim_waited("stack:vault", 2.0, "Pipeline")
+    metrics.grant_delayed(0.4)
     metrics.claim_expired("stack:vault", lag=0.4, held=120)
     metrics.claim_released("stack:vault", "SessionCompleted", held=30)
     metrics.conflict_started("stack:vault")
     metrics.heartbeat("session")
-    assert value(metrics, "presence_claims_granted_total", type="stack") == 1
-    assert value(metrics, "presence_claims_expired_total", type="stack") == 1
+    assert value(metrics, "presence_claims_granted_total", type="stack", kind="Pipeline") == 1
+    assert value(metrics, "presence_claim_wait_seconds_sum", type="stack") == 2
+    assert value(metrics, "presence_session_wait_seconds_sum", kind="Pipeline") == 2
+    assert value(metrics, "presence_claim_grant_delay_seconds_count") == 1
+    assert value(metrics, "presence_claims_expired_total", type="stack", kind="Other") == 1
     assert value(metrics, "presence_claims_released_total", type="stack", reason="SessionCompleted") == 1
     assert value(metrics, "presence_claim_expiry_lag_seconds_bucket", le="0.5") == 1
     assert value(metrics, "presence_claim_expiry_lag_seconds_bucket", le="0.25") == 0
@@ -122,6 +184,17 @@ def test_waiting_actions_and_the_mirror_are_read_when_asked(metrics: Metrics) ->
     assert value(metrics, "presence_action_queue", priority="low") == 0
     assert value(metrics, "presence_mirror_lag_seconds") == 1.5
     assert value(metrics, "presence_mirror_pending_rows") == 7
+
+
+def test_a_leader_tells_since_when_it_acts(metrics: Metrics) -> None:
+    metrics.leader(True)
+    metrics.leader_transitions(3)
+    since = value(metrics, "presence_leader_since_timestamp_seconds")
+    assert since is not None
+    assert abs(time.time() - since) < 60
+    metrics.leader(False)
+    assert value(metrics, "presence_leader_since_timestamp_seconds") == 0
+    assert value(metrics, "presence_leader_transitions") == 3
 
 
 def test_a_follower_has_nothing_to_mirror(metrics: Metrics) -> None:
@@ -154,8 +227,9 @@ def test_nothing_that_users_or_servers_say_becomes_a_label(metrics: Metrics) -> 
 
     def feed() -> None:
         text = hostile()
-        metrics.claim_granted(text)
-        metrics.claim_expired(f"{text}:x", lag=float("nan"), held=float("inf"))
+        metrics.claim_granted(text, text)
+        metrics.claim_waited(text, 1, text)
+        metrics.claim_expired(f"{text}:x", text, lag=float("nan"), held=float("inf"))
         metrics.claim_released(text, text, held=-1)
         metrics.conflict_started(text)
         metrics.heartbeat(text)
@@ -168,7 +242,7 @@ def test_nothing_that_users_or_servers_say_becomes_a_label(metrics: Metrics) -> 
         metrics.mirror_schema(text)
         metrics.observe_queue(lambda: {text: 1})
         hosts = [claim(f"{text}:x", text, purpose=text, holder={"user": text, "host": text})]
-        metrics.observe_board(lambda: (hosts, [session(text, text)]))
+        metrics.observe_board(lambda: (hosts, [session(text, text, kind=text)]), lambda: LATER)
 
     def series() -> set[tuple[str, tuple[tuple[str, str], ...]]]:
         return {
@@ -183,7 +257,8 @@ def test_nothing_that_users_or_servers_say_becomes_a_label(metrics: Metrics) -> 
         feed()
     assert series() == once
     allowed = {
-        *module.TYPES, *module.CLAIM_PHASES, *module.SESSION_PHASES, *module.RELEASE_REASONS, *module.BEATING,
+        *board_metrics.TYPES, *board_metrics.CLAIM_PHASES, *board_metrics.SESSION_PHASES,
+        *board_metrics.SESSION_KINDS, *module.RELEASE_REASONS, *module.BEATING,
         *module.VERBS, *module.KINDS, *module.OUTCOMES, *module.PRIORITIES, *module.DROP_REASONS, *module.REPAIRS,
         *module.LEASE_RESULTS,
         *module.MIRROR_ERRORS, *module.SCHEMA_STATES,
@@ -204,24 +279,24 @@ def test_a_figure_that_cannot_be_had_hides_no_other(metrics: Metrics) -> None:
     def broken() -> Any:
         raise RuntimeError("no board")
 
-    metrics.observe_board(broken)
+    metrics.observe_board(broken, lambda: LATER)
     metrics.observe_queue(broken)
     metrics.observe_mirror(lag=broken, pending=lambda: 3)
     metrics.claim_granted("node:n1")
-    assert b'presence_claims_granted_total{type="node"} 1.0' in metrics.exposition()[0]
+    assert b'presence_claims_granted_total{kind="Other",type="node"} 1.0' in metrics.exposition()[0]
     assert value(metrics, "presence_mirror_pending_rows") == 3
 
 
 def test_the_slots_of_each_limit_are_counted_by_board(metrics: Metrics) -> None:
-    metrics.observe_limits(lambda: [("board", Limit("applies", 3), 2, 1)])
+    metrics.observe_limits(lambda: [("infra", Limit("applies", 3), 2, 1)])
     shown = metrics.exposition()[0].decode()
     for name, number in (("max", 3), ("in_use", 2), ("waiting", 1)):
-        assert f'presence_limit_{name}{{limit="applies",namespace="board"}} {number}.0' in shown
+        assert f'presence_limit_{name}{{board="infra",limit="applies"}} {number}.0' in shown
 
 
 def test_every_metric_is_described_as_it_is(metrics: Metrics) -> None:
     metrics.api_request("patch", "PresenceClaim", "ok", 0.1)
-    metrics.observe_limits(lambda: [("board", Limit("applies", 3), 2, 1)])
+    metrics.observe_limits(lambda: [("infra", Limit("applies", 3), 2, 1)])
     described = {figure.name: figure for figure in metrics.figures}
     found = set()
     for family in metrics.registry.collect():

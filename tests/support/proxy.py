@@ -8,6 +8,7 @@ import select
 import socket
 import ssl
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
@@ -33,6 +34,10 @@ class FaultyServer:
         self._unanswered = ""
         self.refused = 0
         self.requests: list[tuple[str, str]] = []
+        self.arrivals: list[float] = []
+        """When each of `requests` came, in seconds of the monotonic clock."""
+        self._flows = threading.Event()
+        self._flows.set()
         self._open: set[socket.socket] = set()
         proxy = self
 
@@ -73,6 +78,7 @@ class FaultyServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._flows.set()
         self._server.shutdown()
         self._server.server_close()
         self.cut()
@@ -85,8 +91,13 @@ class FaultyServer:
         """Carry requests with this method out, and drop the connection instead of passing the answer on."""
         self._unanswered = method
 
+    def stall(self) -> None:
+        """Pass nothing on in either direction, and tell nobody, as a network does that loses everything."""
+        self._flows.clear()
+
     def heal(self) -> None:
-        """Let everything pass again."""
+        """Let everything pass again, also what was held up."""
+        self._flows.set()
         self._faults.clear()
         self._unanswered = ""
 
@@ -97,6 +108,7 @@ class FaultyServer:
                 each.shutdown(socket.SHUT_RDWR)
 
     def _serve(self, handler: BaseHTTPRequestHandler) -> None:
+        self.arrivals.append(time.monotonic())
         self.requests.append((handler.command, handler.path))
         length = int(handler.headers.get("Content-Length") or 0)
         body = handler.rfile.read(length)
@@ -119,6 +131,7 @@ class FaultyServer:
         self._pass_on(handler, body)
 
     def _pass_on(self, handler: BaseHTTPRequestHandler, body: bytes) -> None:
+        self._flows.wait(120)
         # One upstream connection for each request: slow, and always right.
         address = (self._upstream.hostname or "", self._upstream.port or 443)
         try:
@@ -150,6 +163,7 @@ class FaultyServer:
                 data = upstream.recv(65536)
                 if not data or handler.command == self._unanswered:
                     break
+                self._flows.wait(120)
                 handler.wfile.write(data)
                 handler.wfile.flush()
         except OSError:

@@ -111,6 +111,11 @@ def tools() -> dict[str, Tool]:
         _cni(),
         Tool("pause", (Binary("pause", "presence.dev/tools/pause", 1),)),
         Tool("opentofu", (Binary("tofu", "github.com/opentofu/opentofu/cmd/tofu", 150, ("version", "-json")),)),
+        Tool(
+            "helm",
+            (Binary("helm", "helm.sh/helm/v4/cmd/helm", 75, ("version", "--short"), versions.at_least(3, 14)),),
+            ldflags=f"-s -w -X helm.sh/helm/v4/internal/version.version={pinned('helm', 'helm.sh/helm/v4')}",
+        ),
     )
     return {tool.name: tool for tool in listed}
 
@@ -144,6 +149,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "terraform": TERRAFORM,
     "node": NODE,
     "tofu": ("tofu",),
+    "helm": ("helm",),
 }
 
 

@@ -37,6 +37,7 @@ from presence_operator.mirror.schema import (
     read_applied,
     schema_hash,
     statements_checksum,
+    too_new,
 )
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ CREATE TABLE IF NOT EXISTS presence_migrations (
   statements_done INT          NOT NULL,
   done_checksum   CHAR(64)     NOT NULL,
   running         TINYINT      NOT NULL,
+  serves          INT          NULL,
   PRIMARY KEY (version)
 )
 """
@@ -156,13 +158,23 @@ def plan(migrations: Sequence[Migration], applied: Sequence[Applied]) -> tuple[S
     """What to apply to a database that has `applied`. Migrations that are newer than the files are left alone.
 
     Raises:
-        MigrationError: an applied migration is not what its file says now, or the database has gaps.
+        MigrationError: an applied migration is not what its file says now, the database has gaps, or a newer migration
+            does not serve the operators that these files belong to.
     """
     recorded = {each.version: each for each in applied}
     if sorted(recorded) != list(range(1, len(recorded) + 1)):
         raise MigrationError(
             f"{MIGRATIONS_TABLE} has gaps: it names the versions {', '.join(map(str, sorted(recorded)))}; "
             "restore the missing rows before migrating"
+        )
+    newest = migrations[-1].version
+    newer = too_new(applied, newest)
+    if newer is not None:
+        done = "applied" if newer.finished else "begun"
+        since = "" if newer.serves is None else f" and serves operators of schema {newer.serves} and newer"
+        raise MigrationError(
+            f"the database is too new: {newer.name} has been {done}{since}, these files end with {newest:04d}; nothing was "
+            "changed. Go on with the version that brought it, or restore the database from before it"
         )
     steps = []
     for migration in migrations:
@@ -194,6 +206,10 @@ def _code_of(error: BaseException) -> int:
 def _migrate(connection: Connection, migrations: Sequence[Migration], say: Callable[[str], None]) -> None:
     with connection.cursor() as cursor:
         cursor.execute(_BOOTSTRAP)
+        # An older version made the table without it.
+        cursor.execute("SHOW COLUMNS FROM presence_migrations LIKE 'serves'")
+        if cursor.fetchone() is None:
+            cursor.execute("ALTER TABLE presence_migrations ADD COLUMN serves INT NULL")
     applied = read_applied(connection)
     steps = plan(migrations, applied)
     newest = migrations[-1].version
@@ -206,7 +222,7 @@ def _migrate(connection: Connection, migrations: Sequence[Migration], say: Calla
     if applied and applied[-1].version > newest:
         print(
             f"presence-operator migrate: note: the database is at version {applied[-1].version}, newer than these "
-            f"files ({newest}); newer schemas serve older operators, so it is left as it is",
+            f"files ({newest}); it serves operators of this version too, so it is left as it is",
             file=sys.stderr,
             flush=True,
         )
@@ -241,8 +257,9 @@ def _apply(connection: Connection, step: Step, say: Callable[[str], None]) -> No
             )
         took = round((time.monotonic() - began) * 1000)
         cursor.execute(
-            "UPDATE presence_migrations SET checksum = %s, applied_at = %s, duration_ms = %s WHERE version = %s",
-            (migration.checksum, _now(), took, migration.version),
+            "UPDATE presence_migrations SET checksum = %s, applied_at = %s, duration_ms = %s, serves = %s "
+            "WHERE version = %s",
+            (migration.checksum, _now(), took, migration.serves, migration.version),
         )
     say(f"{migration.name}: applied ({len(migration.statements)} statement(s), {took} ms)")
 
@@ -257,9 +274,9 @@ def _begin(connection: Connection, step: Step) -> bool:
             return bool(row[0])
         cursor.execute(
             "INSERT INTO presence_migrations "
-            "(version, name, checksum, applied_at, duration_ms, statements_done, done_checksum, running) "
-            "VALUES (%s, %s, %s, NULL, 0, 0, %s, 0)",
-            (migration.version, migration.name, migration.checksum, statements_checksum(())),
+            "(version, name, checksum, applied_at, duration_ms, statements_done, done_checksum, running, serves) "
+            "VALUES (%s, %s, %s, NULL, 0, 0, %s, 0, %s)",
+            (migration.version, migration.name, migration.checksum, statements_checksum(()), migration.serves),
         )
     return False
 

@@ -195,13 +195,45 @@ def test_a_migration_changed_after_it_was_applied_is_refused(empty: Database, tm
     assert [row[0] for row in _describe(empty, "presence_a")] == ["b"]
 
 
-def test_a_newer_database_is_left_alone_and_that_is_said(empty: Database, tmp_path: Path) -> None:
-    files = _files(tmp_path / "sql", "CREATE TABLE presence_a (b INT);")
+def test_a_newer_database_that_serves_this_version_is_left_alone_and_that_is_said(
+    empty: Database, tmp_path: Path
+) -> None:
+    files = _files(tmp_path / "sql", f"-- serves: {_NEWEST:04d}\nCREATE TABLE presence_a (b INT);")
     assert _migrate(empty, "--migrations", files)[0] == 0
     code, out, err = _migrate(empty)
     assert code == 0
     assert "nothing to do" in out
     assert f"version {_NEXT}, newer than these files ({_NEWEST})" in err
+
+
+def test_a_newer_database_refuses_an_older_version(empty: Database, tmp_path: Path) -> None:
+    files = _files(tmp_path / "sql", "ALTER TABLE presence_sessions DROP COLUMN model;")
+    assert _migrate(empty, "--migrations", files)[0] == 0
+    before = empty.rows("SELECT * FROM presence_migrations")
+
+    code, _, err = _migrate(empty)
+
+    assert code == 1
+    assert err.count("\n") == 1
+    assert f"the database is too new: {_FILE} has been applied and serves operators of schema {_NEXT} and newer" in err
+    assert f"these files end with {_NEWEST:04d}; nothing was changed" in err
+    assert empty.rows("SELECT * FROM presence_migrations") == before
+
+
+def test_a_newer_migration_that_failed_at_once_keeps_nobody_from_the_older_version(
+    empty: Database, tmp_path: Path
+) -> None:
+    files = _files(tmp_path / "sql", "ALTER TABLE presence_sessions ADD COLUMN colour NOSUCHTYPE;")
+    assert _migrate(empty, "--migrations", files)[0] == 1
+    assert _migrate(empty)[0] == 0
+
+
+def test_a_database_that_an_older_version_migrated_is_taken_over(empty: Database) -> None:
+    assert _migrate(empty)[0] == 0
+    empty.execute("ALTER TABLE presence_migrations DROP COLUMN serves")
+    code, out, _ = _migrate(empty)
+    assert (code, "nothing to do" in out) == (0, True)
+    assert "serves" in [row[0] for row in _describe(empty, "presence_migrations")]
 
 
 def test_many_migrators_at_once_apply_everything_once(empty: Database, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ PACKAGED = Path(__file__).resolve().parent.parent / "migrations"
 MIGRATIONS_TABLE = "presence_migrations"
 
 _NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
+_SERVES = re.compile(r"^-- serves:(.*)$", re.MULTILINE)
 _NO_SUCH_TABLE = 1146
 
 
@@ -36,6 +37,8 @@ class Migration:
     name: str
     content: bytes
     statements: tuple[str, ...]
+    serves: int
+    """The oldest schema whose operators can still work once this is applied; its own number when none older can."""
 
     @property
     def checksum(self) -> str:
@@ -54,6 +57,15 @@ class Applied:
     statements_done: int
     done_checksum: str
     """SHA-256 over the statements that are done; see `statements_checksum`."""
+    running: bool = False
+    """A run was cut off while the next statement was on the server."""
+    serves: int | None = None
+    """As in `Migration`; None when it was applied by a version that did not record it."""
+
+    @property
+    def touched(self) -> bool:
+        """Whether it may have changed anything."""
+        return self.finished or self.running or self.statements_done > 0
 
 
 def load_migrations(directory: Path) -> tuple[Migration, ...]:
@@ -106,18 +118,35 @@ def read_applied(connection: Connection) -> tuple[Applied, ...]:
     """
     with connection.cursor() as cursor:
         try:
-            cursor.execute(
-                "SELECT version, name, checksum, applied_at, statements_done, done_checksum "
-                "FROM presence_migrations ORDER BY version"
-            )
+            # All columns, because an older version made the table without the last one.
+            cursor.execute("SELECT * FROM presence_migrations ORDER BY version")
         except Exception as error:
             if error_code(error) == _NO_SUCH_TABLE:
                 return ()
             raise
-        rows = cursor.fetchall()
+        names = [column[0] for column in cursor.description or ()]
+        rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
     return tuple(
-        Applied(int(row[0]), str(row[1]), str(row[2]), row[3] is not None, int(row[4]), str(row[5])) for row in rows
+        Applied(
+            version=int(row["version"]),
+            name=str(row["name"]),
+            checksum=str(row["checksum"]),
+            finished=row["applied_at"] is not None,
+            statements_done=int(row["statements_done"]),
+            done_checksum=str(row["done_checksum"]),
+            running=bool(row["running"]),
+            serves=None if row.get("serves") is None else int(row["serves"]),
+        )
+        for row in rows
     )
+
+
+def too_new(applied: Iterable[Applied], wanted: int) -> Applied | None:
+    """The first migration after which an operator that needs the schema `wanted` cannot work; None when there is none."""
+    for each in applied:
+        if each.version > wanted and each.touched and (each.serves is None or each.serves > wanted):
+            return each
+    return None
 
 
 def applied_version(applied: Iterable[Applied]) -> int:
@@ -142,4 +171,17 @@ def _parse(name: str, content: bytes) -> Migration:
         raise MigrationError(f"{name}: {error}") from None
     if not statements:
         raise MigrationError(f"{name} holds no statement")
-    return Migration(int(match[1]), name, content, statements)
+    version = int(match[1])
+    return Migration(version, name, content, statements, _served(name, content.decode(), version))
+
+
+def _served(name: str, text: str, version: int) -> int:
+    said = _SERVES.findall(text)
+    if not said:
+        return version
+    if len(said) > 1 or not re.fullmatch(r" \d{4}", said[0]) or not 1 <= int(said[0]) <= version:
+        raise MigrationError(
+            f"{name}: write one line '-- serves: {max(version - 1, 1):04d}' with the oldest schema whose operators go on "
+            f"working after it, at most {version:04d}; or none, when no older one does"
+        )
+    return int(said[0])

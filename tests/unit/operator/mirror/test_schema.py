@@ -104,10 +104,47 @@ def test_a_changed_migration_is_refused_and_the_way_out_named() -> None:
         plan(migrations, [_applied(migrations[0], checksum="0" * 64)])
 
 
-def test_a_database_that_is_newer_is_left_alone() -> None:
+@pytest.mark.parametrize(
+    ("serves", "state", "fine"),
+    [
+        (-1, {}, True),  # it says that older operators go on working
+        (0, {}, True),
+        (1, {}, False),  # it says that they do not
+        (None, {}, False),  # nobody said anything
+        (None, {"finished": False, "statements_done": 1}, False),
+        (None, {"finished": False, "statements_done": 0, "running": True}, False),
+        (None, {"finished": False, "statements_done": 0}, True),  # it failed at its first statement, so nothing changed
+    ],
+)
+def test_a_database_that_is_newer_serves_an_older_version_only_if_its_migrations_say_so(
+    serves: int | None, state: dict[str, object], fine: bool
+) -> None:
     migrations = load_migrations(PACKAGED)
-    newer = _applied(migrations[-1], version=len(migrations) + 1, name="later.sql", checksum="0" * 64)
-    assert plan(migrations, [*map(_applied, migrations), newer]) == ()
+    newest = len(migrations)
+    newer = _applied(
+        migrations[-1],
+        version=newest + 1,
+        name="later.sql",
+        checksum="0" * 64,
+        serves=None if serves is None else newest + serves,
+        **state,
+    )
+    applied = [*map(_applied, migrations), newer]
+    if fine:
+        assert plan(migrations, applied) == ()
+    else:
+        with pytest.raises(MigrationError, match=r"too new: later\.sql has been (applied|begun).*nothing was changed"):
+            plan(migrations, applied)
+
+
+def test_a_migration_says_which_older_operators_go_on_working(tmp_path: Path) -> None:
+    (tmp_path / "0001_a.sql").write_text("SELECT 1;\n")
+    (tmp_path / "0002_b.sql").write_text("-- A column with a default.\n-- serves: 0001\nSELECT 1;\n")
+    assert [each.serves for each in load_migrations(tmp_path)] == [1, 1]
+    for wrong in ("-- serves: 0003", "-- serves: all", "-- serves: 1", "-- serves: 0001\n-- serves: 0002"):
+        (tmp_path / "0002_b.sql").write_text(f"{wrong}\nSELECT 1;\n")
+        with pytest.raises(MigrationError, match="0002_b.sql: write one line '-- serves: 0001'"):
+            load_migrations(tmp_path)
 
 
 def test_a_table_of_migrations_with_gaps_is_refused() -> None:
@@ -118,12 +155,12 @@ def test_a_table_of_migrations_with_gaps_is_refused() -> None:
 
 def test_an_interrupted_migration_goes_on_where_it_stopped_even_with_its_rest_corrected() -> None:
     done, rest = "SELECT 1", "SELECT 2"
-    corrected = Migration(1, "0001_a.sql", b"", (done, rest))
+    corrected = Migration(1, "0001_a.sql", b"", (done, rest), 1)
     stopped = _applied(corrected, checksum="0" * 64, finished=False, statements_done=1,
                        done_checksum=statements_checksum((done,)))  # fmt: skip
     (step,) = plan([corrected], [stopped])
     assert step.first == 1
-    rewritten = Migration(1, "0001_a.sql", b"", ("SELECT 7", rest))
+    rewritten = Migration(1, "0001_a.sql", b"", ("SELECT 7", rest), 1)
     with pytest.raises(MigrationError, match="stopped after its statement 1"):
         plan([rewritten], [stopped])
 

@@ -58,7 +58,7 @@ DROP_REASONS = ("rate_limit", "queue_full", "error", "other")
 REPAIRS = ("added", "changed", "removed", "other")
 LEASE_RESULTS = ("created", "taken", "completed", "held", "conflict", "failed", "other")
 MIRROR_ERRORS = ("connect", "auth", "timeout", "read_only", "schema", "rejected", "other")
-SCHEMA_STATES = ("ok", "behind", "unknown", "off")
+SCHEMA_STATES = ("ok", "behind", "ahead", "unknown", "off")
 
 _LAG_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
 _WAIT_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0)
@@ -350,7 +350,7 @@ class Metrics:
         self._mirror_up.set(float(up))
 
     def mirror_schema(self, state: str, *, version: int | None = None, wanted: int | None = None) -> None:
-        """The mirror's schema is `ok`, `behind`, `unknown` or `off`; versions are numbers of migrations."""
+        """What the mirror's schema is, one of SCHEMA_STATES; versions are numbers of migrations."""
         current = state if state in SCHEMA_STATES else "unknown"
         for each in SCHEMA_STATES:
             self._schema_state.labels(each).set(float(each == current))

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import shutil
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +18,7 @@ from faults.watcher import Watcher
 from presence.model import kinds
 from presence.model.times import parse_time
 from support.etcd import etcd_endpoint
-from support.kube import phase_of
+from support.kube import condition, phase_of
 from support.load import DEAD_TTL, Load
 from support.operator import OperatorProcess
 from support.proxy import FaultyServer
@@ -21,7 +26,6 @@ from support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from devcluster import Cluster
     from support.kube import Board
@@ -38,12 +42,16 @@ class Replica:
     """An operator that stands for election, with a network of its own."""
 
     def __init__(self, name: str, cluster: Cluster, namespace: str, directory: Path) -> None:
-        (directory / name).mkdir()
-        self.network = FaultyServer(cluster.server_url, cluster.token, str(cluster.ca_file), directory / name)
-        self.operator = OperatorProcess(
-            self.network.kubeconfig, namespace, directory / name, "--identity", name, *ELECTION
-        )
-        self.name = name
+        self.directory = directory / name
+        self.directory.mkdir()
+        self.network = FaultyServer(cluster.server_url, cluster.token, str(cluster.ca_file), self.directory)
+        self._flags = (self.network.kubeconfig, namespace, self.directory, "--identity", name, *ELECTION)
+        self.operator = OperatorProcess(*self._flags)
+
+    def mirror(self, dsn: str, product: Path | None = None) -> None:
+        """Let it write to this database, and be the operator in the directory `product`."""
+        env = None if product is None else {"PYTHONPATH": f"{product / 'cli'}{os.pathsep}{product / 'operator'}"}
+        self.operator = OperatorProcess(*self._flags, dsn=dsn, env=env)
 
     @property
     def leads(self) -> bool:
@@ -172,4 +180,41 @@ def test_a_rolling_update_under_load_loses_nothing(board: Board, replicas: list[
         assert second.operator.stop() == 0
         granted_more(witness)
         assert sorted(each.leads for each in (first, third)) == [False, True]
+        all_is_well(board, load, witness)
+
+
+def older_version(directory: Path) -> Path:
+    """The product as it was before its newest migration."""
+    root = Path(__file__).resolve().parents[2]
+    for name in ("cli", "operator"):
+        shutil.copytree(root / name, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
+    version = directory / "cli" / "presence" / "__init__.py"
+    version.write_text(re.sub(r'__version__ = ".*"', '__version__ = "0.0.1"', version.read_text()))
+    max((directory / "operator" / "presence_operator" / "migrations").glob("*.sql")).unlink()
+    return directory
+
+
+@pytest.mark.timeout(240)
+def test_an_older_version_beside_a_newer_one_does_no_harm(
+    board: Board, replicas: list[Replica], witness: Watcher, database: str, tmp_path: Path
+) -> None:
+    older, newer, _ = replicas
+    older.mirror(database, older_version(tmp_path / "older"))
+    newer.mirror(database)
+    older.operator.start()
+    eventually(lambda: older.leads, "the older one leads")
+    assert json.loads(older.operator.get("/version")[1])["version"] == "0.0.1"
+    newer.operator.start()
+    with Load(board, RESOURCES) as load:
+        granted_more(witness)
+        schema = "presence_mirror_schema_state"
+        eventually(lambda: older.operator.metric(schema, state="ahead") == 1, "it says that the schema is newer")
+        board.until(load.living, lambda body: condition(body, "Mirrored")["status"] == "True", "the older one mirrors")
+        assert older.operator.stop() == 0
+        granted_more(witness)
+        eventually(lambda: newer.operator.metric(schema, state="ok") == 1, "the newer one mirrors")
+        # A step back, too.
+        older.operator.start()
+        assert newer.operator.stop() == 0
+        granted_more(witness)
         all_is_well(board, load, witness)

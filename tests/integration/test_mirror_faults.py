@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -11,10 +12,11 @@ import pymysql
 import pytest
 
 from presence.model import kinds
+from presence_operator.migrate import run_migrations
 from presence_operator.mirror import store
 from presence_operator.mirror.connection import is_retryable
 from presence_operator.mirror.projection import difference, row_key, sql_time
-from presence_operator.mirror.schema import wanted_version
+from presence_operator.mirror.schema import PACKAGED, load_migrations, wanted_version
 from presence_operator.mirror.store import Batch, Store, SupersededError
 from presence_operator.settings import SettingsError
 from support.dolt import Database, Server, dump
@@ -24,6 +26,7 @@ from support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from presence_operator.mirror.dsn import Dsn
     from presence_operator.mirror.projection import Changes
@@ -189,6 +192,47 @@ def test_a_table_dropped_under_the_operator_is_a_schema_that_is_behind(tables: D
         tables.migrate()
         mirror.settled()
         assert dump(tables, "expires_at") == [(sql_time(NOON + 1234),)]
+
+
+def _make_newer(database: Database, directory: Path, statement: str) -> int:
+    """Apply a migration that this operator does not know; its number."""
+    shutil.copytree(PACKAGED, directory)
+    number = wanted_version() + 1
+    (directory / f"{number:04d}_newer.sql").write_text(statement)
+    assert run_migrations(database.dsn, load_migrations(directory), wait=10, say=lambda _: None) == 0
+    return number
+
+
+def test_an_older_operator_goes_on_with_a_newer_schema_and_says_so(
+    tables: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    number = _make_newer(tables, tmp_path / "sql", "ALTER TABLE presence_claims ADD COLUMN note VARCHAR(20) NULL;")
+    claim = a_claim()
+    with RunningMirror(tables.dsn, [claim]) as mirror:
+        mirror.settled()
+        assert mirror.wait_said(claim).state.value == "Mirrored"
+        assert _state(mirror, "ahead")
+        assert not _state(mirror, "ok")
+        assert mirror.figure("presence_mirror_schema_version") == number
+        assert mirror.figure("presence_mirror_schema_wanted_version") == wanted_version()
+    assert len(dump(tables)) == 1
+    assert caplog.text.count("schema is newer than this operator") == 1
+
+
+def test_a_newer_schema_that_an_older_operator_cannot_write_is_named_on_the_claims(
+    tables: Database, tmp_path: Path
+) -> None:
+    _make_newer(tables, tmp_path / "sql", "ALTER TABLE presence_claims DROP COLUMN purpose;")
+    claim = a_claim()
+    with RunningMirror(tables.dsn, [claim]) as mirror:
+        said = mirror.wait_said(claim)
+        assert said.state.value == "SchemaAhead"
+        assert "run the newer operator again" in said.message
+        assert _state(mirror, "ahead")
+        # Put back what is needed, and nothing is lost.
+        tables.execute("ALTER TABLE presence_claims ADD COLUMN purpose TEXT")
+        mirror.settled()
+        assert len(dump(tables)) == 1
 
 
 def test_a_row_that_the_server_does_not_take_holds_up_no_other(tables: Database) -> None:

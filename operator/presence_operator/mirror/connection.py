@@ -98,8 +98,8 @@ def reason_of(error: BaseException) -> str:
         return "auth"  # Dolt has no number of its own for most refusals
     if code in _READ_ONLY or "read only" in text or "read-only" in text or "readonly" in text:
         return "read_only"
-    if code in _SCHEMA:
-        return "schema"
+    if code in _SCHEMA or "could not be found in any table" in text:
+        return "schema"  # Dolt has no number for a missing column in most places
     if "timed out" in text:
         return "timeout"
     if "garbage collection" in text:

@@ -159,6 +159,11 @@ def applied_version(applied: Iterable[Applied]) -> int:
     return version
 
 
+def newest_version(applied: Iterable[Applied]) -> int:
+    """The number of the newest migration that was begun, whether it is finished or not."""
+    return max((each.version for each in applied), default=0)
+
+
 def _parse(name: str, content: bytes) -> Migration:
     match = _NAME.fullmatch(name)
     if match is None:

@@ -25,7 +25,7 @@ from presence_operator.mirror.projection import (
     session_row,
     sql_time,
 )
-from presence_operator.mirror.schema import applied_version, read_applied
+from presence_operator.mirror.schema import applied_version, newest_version, read_applied
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -135,14 +135,14 @@ class Store:
         """Connect there from the next `open` on."""
         self._dsn = dsn
 
-    def open(self) -> int:
-        """Connect and return the version of the schema that is there."""
+    def open(self) -> tuple[int, int]:
+        """Connect; up to which version the schema is there, and the newest that was begun."""
         self.close()
         connection = self._connection = connect(self._dsn)
         self.dolt = is_dolt(connection)
-        version = applied_version(read_applied(connection))
+        applied = read_applied(connection)
         connection.rollback()
-        return version
+        return applied_version(applied), newest_version(applied)
 
     def take_over(self, now: float) -> None:
         """Become the only operator that writes this board; one that wrote it before gets a SupersededError from now on.

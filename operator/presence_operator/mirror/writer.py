@@ -60,6 +60,7 @@ class MirrorState(enum.StrEnum):
 
     MIRRORED = "Mirrored"
     SCHEMA_BEHIND = "SchemaBehind"
+    SCHEMA_AHEAD = "SchemaAhead"
     UNAVAILABLE = "MirrorUnavailable"
 
 
@@ -111,6 +112,7 @@ class Mirror:
         self._backlog = Backlog()
         self._wake = asyncio.Event()
         self._wanted = wanted_version()
+        self._newest = 0
         self._told: dict[Key, tuple[str, str, MirrorState, str]] = {}
         self._connected = False
         self._unknown_since: float | None = time.monotonic()
@@ -199,15 +201,16 @@ class Mirror:
     # Connecting
 
     async def _connect(self, worker: Worker) -> None:
-        version = await worker.call(self._store.open)
+        version, newest = await worker.call(self._store.open)
         self._metrics.mirror_up(True)
+        self._take_newest(newest)
         if version < self._wanted:
             self._metrics.mirror_schema("behind", version=version, wanted=self._wanted)
             raise SchemaBehindError(
                 f"the database is at schema version {version}, this operator needs {self._wanted}: "
                 "run presence-operator migrate"
             )
-        self._metrics.mirror_schema("ok", version=version, wanted=self._wanted)
+        self._metrics.mirror_schema(self._schema_state("ok"), version=version, wanted=self._wanted)
         now = self._server_now()
         await worker.call(lambda: self._store.take_over(now))
         await self._compare_all(worker)
@@ -222,6 +225,16 @@ class Mirror:
         about = fields(mirror=str(self._dsn), dolt=self._store.dolt, schema=version, failures=self._failures)
         _log.info("the mirror answers", extra=about)
         self._complaint = ""
+
+    def _take_newest(self, newest: int) -> None:
+        """Newer migrations only add, so an older operator goes on with them: during an update, or after a step back."""
+        if newest > max(self._wanted, self._newest):
+            about = fields(schema=newest, wanted=self._wanted)
+            _log.warning("the database's schema is newer than this operator, which goes on all the same", extra=about)
+        self._newest = newest
+
+    def _schema_state(self, otherwise: str) -> str:
+        return "ahead" if self._newest > self._wanted else otherwise
 
     async def _compare_all(self, worker: Worker) -> None:
         """Mark everything for comparison: what the board has and what the database believes it has."""
@@ -412,7 +425,12 @@ class Mirror:
         else:
             reason, text = reason_of(error), error_text(error)
             if reason == "schema":
-                self._metrics.mirror_schema("behind", wanted=self._wanted)
+                if self._schema_state("") == "ahead":
+                    text = (
+                        f"the database is at schema version {self._newest}, which this operator, made for "
+                        f"{self._wanted}, cannot write: run the newer operator again ({text})"
+                    )
+                self._metrics.mirror_schema(self._schema_state("behind"), wanted=self._wanted)
             else:
                 self._metrics.mirror_up(False)
                 self._metrics.mirror_schema("unknown", wanted=self._wanted)
@@ -450,7 +468,10 @@ class Mirror:
         return True
 
     def _tell_waiting(self, reason: str, text: str) -> None:
-        state = MirrorState.SCHEMA_BEHIND if reason == "schema" else MirrorState.UNAVAILABLE
+        state = MirrorState.UNAVAILABLE
+        if reason == "schema":
+            ahead = self._schema_state("") == "ahead"
+            state = MirrorState.SCHEMA_AHEAD if ahead else MirrorState.SCHEMA_BEHIND
         for claim in self._backlog.at(tuple(self._backlog.changed)):
             # At the start nothing says that a claim changed since it was mirrored; what its condition says stands.
             before = claim.status.condition("Mirrored")

@@ -57,9 +57,9 @@ def run(arguments: Sequence[str], env: Mapping[str, str], program: str = "presen
             context.close()
     except BoardError as error:
         if strict:
-            _complain(f"board unreachable: {error}")
+            _complain(f"{error.what}: {error}")
             return error.exit_code
-        _complain(f"board unreachable, going on without it: {error}")
+        _complain(f"{error.what}, going on without it: {error}")
         if json:
             sys.stdout.write("[]\n")
         return 0

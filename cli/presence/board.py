@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from time import time
 
-from presence.errors import BoardError, DeniedError, NotInstalledError, ServerError, UsageError
-from presence.model.deadlines import has_ended, is_live, last_sign_of_life, ttl_of
+from presence.errors import BoardError, BoardFullError, DeniedError, NotInstalledError, ServerError, UsageError
+from presence.model.deadlines import has_ended, is_live, last_sign_of_life, make_honest, ttl_of
 from presence.model.durations import format_duration
 from presence.model.kinds import (
     API_VERSION,
@@ -528,8 +528,11 @@ class Board:
         return self._body(response)
 
     def _body(self, response: Response) -> Object:
-        if response.status < 300 and isinstance(response.body, dict):
-            return response.body
+        body = response.body
+        if response.status < 300 and isinstance(body, dict):
+            for item in body.get("items", (body,) if "metadata" in body else ()):
+                make_honest(item, self.now)
+            return body
         raise _problem(response, self.namespace)
 
 
@@ -550,11 +553,18 @@ def _problem(response: Response, namespace: str) -> BoardError | UsageError:
         return DeniedError(
             "the API server does not accept these credentials; log in again, or check the kubeconfig's user"
         )
+    if response.status == 403 and "exceeded quota" in message:
+        return BoardFullError(f"{_quota(message)}; let go of claims, or ask for a larger quota")
     if response.status == 403:
         return DeniedError(f"not allowed: {message}; ask for a role on namespace {namespace!r}")
     if response.status in (400, 422):
         return UsageError(_rejection(response))
     return ServerError(f"the API server answered HTTP {response.status}: {message}; try again")
+
+
+def _quota(message: str) -> str:
+    # 'presenceclaims.presence.dev "stack-x" is forbidden: exceeded quota: claims, requested: count/...=1, used: ...'
+    return "exceeded quota" + message.partition("exceeded quota")[2]
 
 
 def _message(response: Response) -> str:

@@ -6,7 +6,7 @@ from presence.model.deadlines import has_ended
 from presence.model.kinds import ACTIVE, ENDED_PHASES, EXPIRED, RELEASED
 from presence.model.queue import ahead_of, holds_on, is_over
 from presence.model.times import format_time
-from presence.output import age, clean, quoted
+from presence.output import age, clean, named, quoted
 from presence.view import claim_rows, ends_at
 
 TYPE_CHECKING = False  # importing typing costs 3 ms
@@ -67,7 +67,7 @@ def describe(claim: Object, session: Object | None) -> str:
     """Session, user@host, purpose, since when and until when."""
     spec, status = claim["spec"], claim.get("status") or {}
     holder = spec.get("holder") or {}
-    who = f"{clean(spec['session'])} ({clean(holder.get('user', ''))}@{clean(holder.get('host', ''))})"
+    who = f"{named(spec['session'])} ({named(holder.get('user', ''))}@{named(holder.get('host', ''))})"
     since = status.get("grantedAt") or claim["metadata"]["creationTimestamp"]
     until = format_time(ends_at(claim, session))
     if holds_on(claim):
@@ -157,10 +157,10 @@ def why_over(claim: Object | None, uid: str) -> str:
     phase = (claim.get("status") or {}).get("phase")
     details = claim["spec"].get("release") or {}
     if details.get("to") and not details.get("forced"):
-        return f"was handed over to {clean(details['to'])}{_reason(details)}"
+        return f"was handed over to {named(details['to'])}{_reason(details)}"
     if details.get("forced"):
-        who = clean(details.get("by") or "somebody")
-        user = f" ({clean(details['user'])})" if details.get("user") else ""
+        who = named(details.get("by") or "somebody")
+        user = f" ({named(details['user'])})" if details.get("user") else ""
         return f"was taken away by {who}{user}{_reason(details)}"
     if claim["spec"].get("released") or phase == RELEASED:
         return "was released"

@@ -88,11 +88,14 @@ def _run_plugin(
     if plugin.get("provideClusterInfo") is True:
         spec["cluster"] = _cluster_info(access.cluster)
     environment = dict(env)
-    for pair in plugin.get("env") or ():
+    for pair in _listed(plugin, "env", access):
+        if not isinstance(pair, dict) or "name" not in pair or "value" not in pair:
+            raise ConfigError(f"every entry of env of the exec plugin of {access.origin} needs a name and a value")
         environment[str(pair["name"])] = str(pair["value"])
     info = {"apiVersion": version, "kind": "ExecCredential", "spec": spec}
-    environment["KUBERNETES_EXEC_INFO"] = json.dumps(info)
-    arguments = [command, *(str(item) for item in plugin.get("args") or ())]
+    # YAML has dates, JSON has not.
+    environment["KUBERNETES_EXEC_INFO"] = json.dumps(info, default=str)
+    arguments = [command, *(str(item) for item in _listed(plugin, "args", access))]
     try:
         child = subprocess.Popen(
             arguments,
@@ -107,6 +110,9 @@ def _run_plugin(
         raise ConfigError(f"exec plugin {command} of {access.origin} is not installed: {hint[:300]}") from None
     except OSError as error:
         raise ConfigError(f"exec plugin {command} of {access.origin} cannot be run: {error.strerror}") from None
+    except ValueError as error:
+        # A NUL, or a name of a variable that no system takes.
+        raise ConfigError(f"exec plugin {command} of {access.origin} cannot be run: {error}") from None
     try:
         out, complaint = child.communicate(timeout=max(deadline.left(), 0.001))
     except subprocess.TimeoutExpired:
@@ -115,7 +121,7 @@ def _run_plugin(
         raise deadline.passed(f"waiting for the credential plugin {command}") from None
     if child.returncode != 0:
         lines = complaint.decode("utf-8", "replace").strip().splitlines()
-        said = f": {_printable(lines[-1])}" if lines else ""
+        said = f": {_redacted(_printable(lines[-1]))}" if lines else ""
         raise ConfigError(f"exec plugin {command} of {access.origin} failed with exit code {child.returncode}{said}")
     try:
         answer = json.loads(out)
@@ -126,7 +132,7 @@ def _run_plugin(
             or not isinstance(status, dict)
         ):
             raise ValueError
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ConfigError(f"exec plugin {command} of {access.origin} printed no ExecCredential of {version}") from None
     return _credential(status, command, access)
 
@@ -166,7 +172,8 @@ def _cluster_info(cluster: Mapping[str, Any]) -> dict[str, Any]:
             info["certificate-authority-data"] = binascii.b2a_base64(read_text(path).encode(), newline=False).decode()
         except (OSError, ValueError):
             pass  # the plugin decides whether it can do without
-    for extension in cluster.get("extensions") or ():
+    extensions = cluster.get("extensions")
+    for extension in extensions if isinstance(extensions, list) else ():
         if isinstance(extension, dict) and extension.get("name") == _EXTENSION:
             info["config"] = extension.get("extension")
     return info
@@ -179,6 +186,23 @@ def _end_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
     except ProcessLookupError:
         pass
+
+
+def _listed(plugin: Mapping[str, Any], field: str, access: Access) -> list[Any]:
+    found = plugin.get(field) or []
+    if not isinstance(found, list):
+        raise ConfigError(f"{field} of the exec plugin of {access.origin} has to be a list")
+    return found
+
+
+def _redacted(text: str) -> str:
+    """What a plugin complains of, without what looks like a credential: a plugin may print the one it was refused."""
+    import re
+
+    text = re.sub(r"\b[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*", "***", text)
+    text = re.sub(r"(?i)\b(bearer|basic)\s+\S+", r"\1 ***", text)
+    named = r"(?i)([\w-]*(?:token|secret|password|passwd|pwd|api[_-]?key|code)[\"']?\s*[=:]\s*)[^\s,;&]+"
+    return re.sub(r"(://)[^\s/@]+@", r"\1***@", re.sub(named, r"\1***", text))
 
 
 def _printable(text: str) -> str:

@@ -9,6 +9,7 @@
         ├── ConfigError            no usable kubeconfig, context or credentials
         ├── UnreachableError       no answer in time, or no connection
         ├── DeniedError            credentials or RBAC refuse
+        ├── BoardFullError         a ResourceQuota refuses one more claim or session
         ├── NotInstalledError      the custom resource definitions or the namespace are missing
         └── ServerError            an answer that makes no sense, or too much contention
 
@@ -50,6 +51,8 @@ class BoardError(PresenceError):
     """The board could not be asked. Callers go on without it unless --strict was given."""
 
     exit_code = 69
+    #: What its line begins with.
+    what = "board unreachable"
 
 
 class ConfigError(BoardError):
@@ -62,6 +65,12 @@ class UnreachableError(BoardError):
 
 class DeniedError(BoardError):
     """The API server refuses these credentials, or RBAC refuses the action."""
+
+
+class BoardFullError(BoardError):
+    """A ResourceQuota of the namespace refuses one more object."""
+
+    what = "board full"
 
 
 class NotInstalledError(BoardError):

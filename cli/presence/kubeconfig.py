@@ -159,12 +159,13 @@ def _resolve(merged: dict[str, Any], wanted: str | None, source: str) -> Access:
     context = merged["contexts"].get(name)
     if context is None:
         raise ConfigError(f"{source} has no context {name!r}; name one of these with --context: {known}")
-    cluster = merged["clusters"].get(str(context.get("cluster") or ""))
+    cluster = merged["clusters"].get(_name(context, "cluster", name, source))
     if cluster is None:
         raise ConfigError(
             f"context {name!r} of {source} names the cluster {context.get('cluster')!r}, which is not there"
         )
-    user_name = context.get("user")
+    # A mapping in the place of a name may hold the credentials themselves: it is not told.
+    user_name = _name(context, "user", name, source)
     user = merged["users"].get(str(user_name)) if user_name else {}
     if user is None:
         raise ConfigError(f"context {name!r} of {source} names the user {user_name!r}, which is not there")
@@ -177,6 +178,13 @@ def _resolve(merged: dict[str, Any], wanted: str | None, source: str) -> Access:
     _use_cluster(access, cluster)
     _use_user(access, user)
     return access
+
+
+def _name(context: Mapping[str, Any], field: str, name: str, source: str) -> str:
+    found = context.get(field)
+    if isinstance(found, dict | list):
+        raise ConfigError(f"{field} of context {name!r} in {source} has to be a name")
+    return "" if found is None else str(found)
 
 
 def _use_cluster(access: Access, cluster: Mapping[str, Any]) -> None:
@@ -192,9 +200,11 @@ def _use_cluster(access: Access, cluster: Mapping[str, Any]) -> None:
 
 
 def _use_user(access: Access, user: Mapping[str, Any]) -> None:
-    if user.get("auth-provider"):
+    provider = user.get("auth-provider")
+    if provider:
+        name = provider.get("name") if isinstance(provider, dict) else None
         raise ConfigError(
-            f"{access.origin} uses the removed auth-provider {user['auth-provider'].get('name')!r};"
+            f"{access.origin} uses the removed auth-provider{f' {name!r}' if isinstance(name, str) else ''};"
             " replace it with an exec plugin"
         )
     certificate, key = user.get("client-certificate-data"), user.get("client-key-data")

@@ -24,6 +24,8 @@ _INTEGER = re.compile(r"0|[1-9][0-9]{0,17}")
 _ASCII = re.compile(r"[ -~\n]*")
 #: Plain words that YAML 1.1 takes for something else than text, in some of their spellings.
 _NOT_TEXT = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
+#: Levels of nesting that are read; a kubeconfig has about ten.
+_DEPTH = 200
 _WORDS = {"true": True, "false": False, "null": None, "~": None}
 
 
@@ -40,7 +42,11 @@ def load(text: str) -> Any:
     try:
         return load_simple(text)
     except _UnusualError:
-        return _load_yaml(text)
+        pass
+    if _too_deep(text):
+        # Parsers recurse: they would end the program, the fast one without a word.
+        raise ValueError(f"its values are nested deeper than {_DEPTH} levels")
+    return _load_yaml(text)
 
 
 def load_simple(text: str) -> Any:
@@ -50,6 +56,8 @@ def load_simple(text: str) -> Any:
         _UnusualError: the text is outside of it.
     """
     if text.lstrip().startswith("{"):
+        if _too_deep(text):
+            raise _UnusualError
         try:
             return json.loads(text)
         except ValueError:
@@ -72,14 +80,33 @@ def load_simple(text: str) -> Any:
     return value
 
 
+def _too_deep(text: str) -> bool:
+    """True when `text` may be nested too deeply to be parsed. Brackets inside of quotes count, so be generous."""
+    if text.count("[") + text.count("{") <= _DEPTH and text.count("- ") + text.count(": ") <= _DEPTH:
+        return False
+    depth = deepest = 0
+    for letter in re.findall(r"[][{}]", text):
+        depth += 1 if letter in "[{" else -1
+        deepest = max(deepest, depth)
+    columns = max((len(line) - len(line.lstrip(" ")) for line in text.split("\n")), default=0)
+    in_a_row = max((match.count("-") for match in re.findall(r"(?:- +)+", text)), default=0)
+    return max(deepest, columns, in_a_row) > _DEPTH
+
+
 def _load_yaml(text: str) -> Any:
     import yaml  # only for unusual files: it doubles the start-up time
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         return yaml.load(text, Loader=loader)  # noqa: S506 (a safe loader)
+    except yaml.MarkedYAMLError as error:
+        # Not the error's own text: the slow parser shows the line, which may be the one with the token.
+        where = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ValueError(f"{error.problem or error.context or 'it cannot be parsed'}{where}") from None
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from None
+    except (RecursionError, TypeError, AttributeError):
+        raise ValueError("it cannot be parsed") from None
 
 
 def _block(lines: list[tuple[int, str]], start: int) -> tuple[Any, int]:

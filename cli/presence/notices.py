@@ -7,7 +7,7 @@ import sys
 from presence.board import CACHED, GoneError
 from presence.errors import PresenceError
 from presence.model.kinds import GROUP
-from presence.output import clean, quoted, write
+from presence.output import clean, named, quoted, write
 
 TYPE_CHECKING = False  # importing typing costs 3 ms
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def tell(board: Board, session: str, claims: Iterable[Object] | None = None) -> 
 
 def _notice(claim: Object, details: dict[str, Any]) -> str:
     label = clean(claim["spec"]["resource"])
-    who = clean(details.get("by") or "somebody")
-    user = f" ({clean(details['user'])})" if details.get("user") else ""
+    who = named(details.get("by") or "somebody")
+    user = f" ({named(details['user'])})" if details.get("user") else ""
     why = f", reason {quoted(details['reason'])}" if details.get("reason") else ""
     return f"you lost {label}: {who}{user} took it away{why}; do not touch it without a new claim"

@@ -27,12 +27,19 @@ _ESCAPES = (
 )
 #: Control characters, lone surrogates, and characters that hide or reorder others.
 _HIDDEN = (
-    "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f"
-    "\ufeff\uffa0\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e0fff]"
+    "[\x00-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\ud800-\udfff\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    "\U000e0000-\U000e0fff]"
 )
+#: Marks that are drawn over the letter before them; a pile of them covers the lines above and below.
+_MARKS = "[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]"
+_PILE = f"({_MARKS}{{3}}){_MARKS}+"
 _BLANK = r"[\t\n\v\f\r\x1c-\x1f\x85\u2028\u2029 ]+"
 
 ELLIPSIS = "…"
+
+#: Lines about claims that one call shows at most, and about others on a resource that one wants to claim.
+LINES_MAX, OTHERS_MAX = 500, 20
 
 
 def clean(text: object, limit: int = TEXT_MAX) -> str:
@@ -50,13 +57,23 @@ def quoted(text: object, limit: int = TEXT_MAX) -> str:
     return f'"{inner}"'
 
 
+def named(text: object, limit: int = TEXT_MAX) -> str:
+    """`clean` text in the place of one word, such as a session id: as it is, or `quoted` unless it is one word.
+
+    Otherwise a session that calls itself `bob (me)` would pass for one's own.
+    """
+    word = clean(text, limit)
+    return quoted(word, limit) if re.search(r'[\s"()\\]', word) else word
+
+
 def fold(text: str) -> str:
     """One's own text as the board takes it: on one line, white space folded, without invisible characters."""
     if text.isascii() and text.isprintable() and "  " not in text:
         return text.strip()
     without_escapes = re.sub(_ESCAPES, "", text, flags=re.DOTALL)
     # Blanks meet when what stood between them is removed.
-    return re.sub(" +", " ", re.sub(_HIDDEN, "", re.sub(_BLANK, " ", without_escapes))).strip()
+    plain = re.sub(" +", " ", re.sub(_HIDDEN, "", re.sub(_BLANK, " ", without_escapes))).strip()
+    return re.sub(_PILE, r"\1", plain)
 
 
 def width(text: str) -> int:
@@ -219,6 +236,12 @@ def write(text: str, stream: TextIO | None = None) -> None:
     """Write lines to standard output, or to another stream."""
     target = stream or sys.stdout
     target.write(text if text.endswith("\n") else text + "\n")
+
+
+def bounded(lines: list[str], limit: int, advice: str) -> list[str]:
+    """The first `limit` lines, and one that tells how many are left out: a flooded board must not flood its reader."""
+    rest = len(lines) - limit
+    return lines if rest <= 0 else [*lines[:limit], f"presence: and {rest} more; {advice}"]
 
 
 def note(text: str) -> None:

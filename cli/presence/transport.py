@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import ssl
 from time import sleep
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 
 _HEAD_MAX = 64 * 1024
 _READ = 256 * 1024
+#: Bytes of one answer, and of one line of a stream. Not even a page of the longest claims comes near, unless somebody
+#: fattens them with annotations.
+_BODY_MAX = 64 * 1024 * 1024
+_VISIBLE = re.compile(r"[!-~]+")
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 #: The API server, or what stands in front of it, is busy or restarting: worth another try within the deadline.
 _BUSY = frozenset({429, 502, 503, 504})
@@ -72,8 +77,15 @@ def split_url(url: str, what: str) -> tuple[str, str, int, str]:
         host, port = authority.rpartition("@")[2], ""
     host = host.removeprefix("[").removesuffix("]")
     if scheme not in ("http", "https") or not host or (port and not port.isdecimal()):
-        raise ConfigError(f"{what} {url!r} is no address; write for example https://host:6443")
+        # It may hold a password, and what is wrong with it may be that part.
+        raise ConfigError(f"{what} {url.rpartition('@')[2]!r} is no address; write for example https://host:6443")
     number = int(port) if port else 443 if scheme == "https" else 80
+    try:
+        host = host if host.isascii() else host.encode("idna").decode()
+    except UnicodeError:
+        host = ""
+    if number > 65535 or not _VISIBLE.fullmatch(f"{host}{path}"):
+        raise ConfigError(f"{what} has no right host, port or path; write for example https://host:6443")
     return scheme, host, number, (slash + path.partition("?")[0]).rstrip("/")
 
 
@@ -203,6 +215,7 @@ class Connection:
                 if size == 0:
                     self.close()
                     return None
+                self._check_size(len(self._line) + size)
                 self._line += self._exactly(size + 2, doing)[:size]
         except (OSError, ValueError, _LostError, UnreachableError, ServerError):
             self.close()
@@ -251,6 +264,7 @@ class Connection:
         elif chunked:
             data = self._chunks(doing)
         elif length.isdecimal():
+            self._check_size(int(length))
             data = self._exactly(int(length), doing)
         else:
             data = self._rest(doing)
@@ -297,6 +311,7 @@ class Connection:
 
     def _chunks(self, doing: str) -> bytes:
         parts: list[bytes] = []
+        total = 0
         while True:
             size_text = self._until(b"\r\n", doing).partition(b";")[0].strip()
             try:
@@ -307,6 +322,8 @@ class Connection:
                 while self._until(b"\r\n", doing):
                     pass  # trailers say nothing that is needed
                 return b"".join(parts)
+            total += size
+            self._check_size(total)
             parts.append(self._exactly(size + 2, doing)[:size])
 
     def _rest(self, doing: str) -> bytes:
@@ -315,9 +332,18 @@ class Connection:
         try:
             while True:
                 parts.append(self._more(doing))
+                self._check_size(sum(map(len, parts)))
         except _LostError:
             self.close()
             return b"".join(parts)
+
+    def _check_size(self, size: int) -> None:
+        if size > _BODY_MAX:
+            self.close()
+            raise ServerError(
+                f"{self.server} answers with more than {_BODY_MAX // 1024**2} MiB at once;"
+                " does somebody flood the board?"
+            )
 
     def _connect(self) -> socket.socket:
         if self._proxy:

@@ -26,7 +26,19 @@ from presence.model.kinds import (
 from presence.model.labels import LabelError, check_label
 from presence.model.queue import ahead_of, mode_of
 from presence.notices import tell
-from presence.output import Paint, clean, fold, note, quoted, wants_colour, write, write_json
+from presence.output import (
+    OTHERS_MAX,
+    Paint,
+    bounded,
+    clean,
+    fold,
+    named,
+    note,
+    quoted,
+    wants_colour,
+    write,
+    write_json,
+)
 from presence.view import claim_row, claim_rows
 
 TYPE_CHECKING = False  # importing typing costs 3 ms
@@ -372,15 +384,15 @@ def report(context: Context, outcomes: list[tuple[dict[str, Any], list[dict[str,
             write(f"presence: claimed {label}")
             continue
         write(f"presence: claimed {label}" + paint(" -- ALSO CLAIMED BY:", "warn"))
-        for row in others:
-            write("  " + describe(row))
+        advice = f"see {context.program} peek {label}"
+        write("\n".join(bounded(["  " + describe(row) for row in others], OTHERS_MAX, advice)))
         write("presence: " + paint(REMINDER.format(label=label, program=context.program), "warn"))
 
 
 def describe(row: dict[str, Any]) -> str:
     """One line about a claim of somebody else: session id, user@host, purpose and since when."""
     return (
-        f"{clean(row['session_id'])}  {clean(row['user'])}@{clean(row['host'])}  {quoted(row['purpose'])}"
+        f"{named(row['session_id'])}  {named(row['user'])}@{named(row['host'])}  {quoted(row['purpose'])}"
         f"  since {row['claimed_at']}"
     )
 

@@ -10,7 +10,21 @@ from presence.model.kinds import DEFAULT_BOARD
 from presence.model.labels import is_key
 from presence.model.times import parse_time
 from presence.notices import tell
-from presence.output import Column, Paint, age, clean, quoted, room, table, wants_colour, write, write_json
+from presence.output import (
+    LINES_MAX,
+    Column,
+    Paint,
+    age,
+    bounded,
+    clean,
+    named,
+    quoted,
+    room,
+    table,
+    wants_colour,
+    write,
+    write_json,
+)
 from presence.view import claim_phase, claim_rows
 
 TYPE_CHECKING = False  # importing typing costs 3 ms
@@ -93,7 +107,10 @@ def run(context: Context) -> int:
         where = "" if board.namespace == DEFAULT_BOARD else f" on board {board.namespace}"
         write(("presence: no claims" if arguments.ended else "presence: no active claims") + where)
     else:
-        write("\n".join(_lines(context, rows, now, phases)))
+        head, *lines = _lines(context, rows[: LINES_MAX + 1], now, phases)
+        left_out = [""] * (len(rows) - len(lines))
+        advice = "narrow it with --type, --resource or --session, or read all of them with --json"
+        write("\n".join([head, *bounded(lines + left_out, LINES_MAX, advice)]))
     return 0
 
 
@@ -132,8 +149,8 @@ def _lines(context: Context, rows: list[Row], now: float, phases: dict[tuple[str
         phase = phases.get((row["session_id"], row["resource_label"]), "")
         line = [
             clean(row["resource_label"]),
-            ("(me) " if row["is_me"] else "") + clean(row["session_id"]),
-            f"{clean(row['user'])}@{clean(row['host'])}",
+            ("(me) " if row["is_me"] else "") + named(row["session_id"]),
+            f"{named(row['user'])}@{named(row['host'])}",
             quoted(row["purpose"]),
             age(now - parse_time(row["claimed_at"])),
         ]

@@ -18,7 +18,7 @@ from presence.model.deadlines import claim_deadline
 from presence.model.durations import DurationError, format_duration, parse_duration
 from presence.model.kinds import MAX_TTL, MIN_TTL
 from presence.model.times import format_time
-from presence.output import clean, write_json
+from presence.output import clean, named, write_json
 
 TYPE_CHECKING = False  # importing typing costs 3 ms
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def run(context: Context) -> int:
         if context.arguments.strict:
             raise
         # A hook must not depend on the board.
-        _say(f"board unreachable, running without a key: {error}")
+        _say(f"{error.what}, running without a key: {error}")
         return command.alone()
     if mine is None:
         return _duplicate(context, wish, outcome)
@@ -250,7 +250,7 @@ class _StillRunningError(PresenceError):
 
 def _running(found: Object) -> str:
     holder = found["spec"].get("holder") or {}
-    who = f"{clean(str(holder.get('user', '')), 64)}@{clean(str(holder.get('host', '')), 128)}"
+    who = f"{named(holder.get('user', ''), 64)}@{named(holder.get('host', ''), 128)}"
     return f"is still running for {who} since {found['metadata']['creationTimestamp']}"
 
 
@@ -258,7 +258,7 @@ def _duplicate(context: Context, wish: Wish, outcome: once.Outcome | None) -> in
     assert outcome is not None
     if context.arguments.json:
         write_json({"key": wish.key, "ran": False, "outcome": outcome.row()})
-    where = f"{clean(outcome.user, 64)}@{clean(outcome.host, 128)}"
+    where = f"{named(outcome.user, 64)}@{named(outcome.host, 128)}"
     _say(f"{wish.shown} already ran on {where} at {format_time(outcome.started)}, exit {outcome.code}")
     return outcome.code
 

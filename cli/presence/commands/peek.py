@@ -7,7 +7,7 @@ import sys
 from presence.commands.claim import check_labels
 from presence.identity import find_session
 from presence.notices import tell
-from presence.output import Paint, clean, quoted, wants_colour, write, write_json
+from presence.output import LINES_MAX, Paint, bounded, named, quoted, wants_colour, write, write_json
 from presence.view import claim_rows
 
 TYPE_CHECKING = False  # importing typing costs 3 ms
@@ -41,10 +41,12 @@ def run(context: Context) -> int:
         return 0
     paint = Paint(wants_colour(sys.stdout, context.env))
     write(f"presence: active claims on {label}:")
+    lines = []
     for row in rows:
         mine = paint(" (me)", "mine") if row["is_me"] else ""
-        write(
-            f"  {clean(row['session_id'])}{mine}  {clean(row['user'])}@{clean(row['host'])}  {quoted(row['purpose'])}"
+        lines.append(
+            f"  {named(row['session_id'])}{mine}  {named(row['user'])}@{named(row['host'])}  {quoted(row['purpose'])}"
             f"  since {row['claimed_at']}  expires {row['expires_at']}"
         )
+    write("\n".join(bounded(lines, LINES_MAX, "read all of them with --json")))
     return 0

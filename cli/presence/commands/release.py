@@ -10,7 +10,7 @@ from presence.model.deadlines import has_ended
 from presence.model.kinds import PENDING, REASON_MAX
 from presence.model.queue import holds_on
 from presence.notices import tell
-from presence.output import clean, fold, write, write_json
+from presence.output import fold, named, write, write_json
 from presence.view import claim_rows
 
 TYPE_CHECKING = False  # importing typing costs 3 ms
@@ -135,7 +135,7 @@ def _take_away(context: Context, labels: list[str], me: str | None) -> int:
         write_json(claim_rows([(claim, None) for claim in released], identity.session))
         return 0
     for claim in released:
-        write(f"presence: took {claim['spec']['resource']} away from {clean(claim['spec']['session'])}")
+        write(f"presence: took {claim['spec']['resource']} away from {named(claim['spec']['session'])}")
     if not released:
         write("presence: nobody to take it away from")
     return 0
@@ -149,7 +149,7 @@ def _targets(board: Board, label: str, wanted: str | None, me: str) -> list[Obje
     others = [claim for claim in claims if claim["spec"]["session"] != me]
     holding = [claim for claim in others if (claim.get("status") or {}).get("phase") != PENDING]
     if len(holding) > 1:
-        sessions = ", ".join(sorted(clean(claim["spec"]["session"]) for claim in holding)[:10])
+        sessions = ", ".join(sorted(named(claim["spec"]["session"]) for claim in holding)[:10])
         raise UsageError(f"several sessions hold {label}: {sessions}; name one with --session")
     return holding
 

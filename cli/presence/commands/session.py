@@ -7,7 +7,7 @@ import sys
 from presence.identity import find_session
 from presence.model.kinds import ACTIVE, AGENT, COMPLETED, EXPIRED, HUMAN, PAUSED, PIPELINE, STALE
 from presence.model.times import parse_time
-from presence.output import Column, Paint, age, clean, room, table, wants_colour, write, write_json
+from presence.output import Column, Paint, age, named, room, table, wants_colour, write, write_json
 from presence.view import claim_phase, session_row
 
 TYPE_CHECKING = False  # importing typing costs 3 ms
@@ -106,12 +106,12 @@ def _lines(context: Context, rows: list[Row], now: float) -> list[str]:
     ]
     cells = [
         [
-            ("(me) " if row["is_me"] else "") + clean(row["session_id"]),
+            ("(me) " if row["is_me"] else "") + named(row["session_id"]),
             row["kind"],
             row["phase"],
-            f"{clean(row['user'])}@{clean(row['host'])}",
-            clean(row["agent"]),
-            clean(row["project"]),
+            f"{named(row['user'])}@{named(row['host'])}",
+            named(row["agent"]),
+            named(row["project"]),
             str(row["active_claims"]),
             age(now - parse_time(row["last_heartbeat_at"])),
         ]

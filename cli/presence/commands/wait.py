@@ -15,7 +15,7 @@ from presence.model.deadlines import has_ended
 from presence.model.durations import DurationError, format_duration, parse_duration
 from presence.model.queue import holds_on
 from presence.notices import tell
-from presence.output import clean, write, write_json
+from presence.output import clean, named, write, write_json
 from presence.view import claim_row
 
 TYPE_CHECKING = False  # importing typing costs 3 ms
@@ -196,7 +196,7 @@ def _until_free(context: Context, board: Board, label: str, me: str, until: floa
         if not alive:
             return
         first = alive[0]
-        who = f"{clean(first['spec']['session'])}"
+        who = named(first["spec"]["session"])
         more = f" and {len(alive) - 1} more" if len(alive) > 1 else ""
         line = f"{label} is held by {who}{more}"
         if line != said and not context.arguments.json:

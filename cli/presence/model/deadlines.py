@@ -19,7 +19,7 @@ from presence.model.kinds import (
     MISSED_BEATS,
     TTL_ANNOTATION,
 )
-from presence.model.times import parse_time
+from presence.model.times import parse_time, readable_time
 
 TYPE_CHECKING = False  # type checkers read it as true; importing typing would cost the command line 3 ms
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     Object = Mapping[str, Any]
+
+_STATUS_TIMES = ("grantedAt", "startedAt", "expiresAt", "endedAt")
 
 
 def ttl_of(body: "Object", lowest: float = MIN_TTL, highest: float = MAX_TTL) -> float:
@@ -40,19 +42,46 @@ def ttl_of(body: "Object", lowest: float = MIN_TTL, highest: float = MAX_TTL) ->
         return DEFAULT_TTL
 
 
-def last_sign_of_life(body: "Object") -> float:
-    """Seconds since the epoch of the object's creation or of its latest heartbeat, as the API server stamped them."""
+def last_sign_of_life(body: "Object", latest: float | None = None) -> float:
+    """Seconds since the epoch of the object's creation or of its latest heartbeat, as the API server stamped them.
+
+    Who may change an object may write its managedFields as well, and any time into them. So a stamp after `latest` does
+    not count, nor does one that cannot be read. Callers put `latest` as far ahead as the longest ttl: a forged stamp
+    then gives no more than an honest ttl would, and an API server's clock that is set back takes nobody's claim away.
+    """
     metadata = body["metadata"]
-    latest = parse_time(metadata["creationTimestamp"])
+    alive = parse_time(metadata["creationTimestamp"])
     if HEARTBEAT_ANNOTATION not in (metadata.get("annotations") or {}):
-        return latest
+        return alive
     field = f"f:{HEARTBEAT_ANNOTATION}"
     for entry in metadata.get("managedFields") or ():
-        stamp = entry.get("time")
-        owned = (entry.get("fieldsV1") or {}).get("f:metadata", {}).get("f:annotations", {})
-        if stamp and field in owned:
-            latest = max(latest, parse_time(stamp))
-    return latest
+        owned = ((entry.get("fieldsV1") or {}).get("f:metadata") or {}).get("f:annotations") or {}
+        if field in owned:
+            stamp = readable_time(entry.get("time"))
+            if stamp is not None and (latest is None or stamp <= latest):
+                alive = max(alive, stamp)
+    return alive
+
+
+def make_honest(body: "dict[str, Any]", now: float) -> None:
+    """Take from `body`, as it was read at `now`, the times that no API server and no operator can have written.
+
+    Those are what cannot be read in managedFields and in the status, and stamps too far ahead: see `last_sign_of_life`.
+    """
+    entries = body["metadata"].get("managedFields")
+    if entries:
+        body["metadata"]["managedFields"] = [entry for entry in entries if _believable(entry.get("time"), now)]
+    status = body.get("status") or {}
+    for field in _STATUS_TIMES:
+        if field in status and readable_time(status[field]) is None:
+            del status[field]
+
+
+def _believable(stamp: "str | None", now: float) -> bool:
+    if stamp is None:
+        return True
+    time = readable_time(stamp)
+    return time is not None and time <= now + MAX_TTL
 
 
 def session_sign_of_life(session: "Object") -> float:

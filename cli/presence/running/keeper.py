@@ -23,7 +23,7 @@ from presence.model.durations import format_duration
 from presence.model.kinds import EXCLUSIVE, SHARED
 from presence.model.queue import mode_of
 from presence.model.times import format_time
-from presence.output import clean
+from presence.output import clean, named
 from presence.running import plan, wire
 from presence.running.child import MARK, Processes
 from presence.running.clock import now
@@ -170,9 +170,7 @@ class Keeper:
                 wire.send(self._channel, {"do": "over", "code": over.code})
         except PresenceError as error:
             # Before the start nothing runs, so there is nothing to stop.
-            text = (
-                f"board unreachable, the command was not started: {error}" if isinstance(error, BoardError) else error
-            )
+            text = f"{error.what}, the command was not started: {error}" if isinstance(error, BoardError) else error
             self._say(clean(text, 1000))
             wire.send(self._channel, {"do": "over", "code": error.exit_code})
         self._let_go()
@@ -385,7 +383,7 @@ class Keeper:
             for other in others:
                 if standing(other, other["metadata"]["uid"]) == GRANTED and mode_of(other) == EXCLUSIVE:
                     holder = other["spec"].get("holder") or {}
-                    who = f"{clean(other['spec']['session'])} ({clean(holder.get('user', ''))})"
+                    who = f"{named(other['spec']['session'])} ({named(holder.get('user', ''))})"
                     self._say(f"{kept.label} is held by {who} now")
 
     # Letting go

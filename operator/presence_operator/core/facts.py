@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from presence.model import kinds
 from presence.model.deadlines import last_sign_of_life
 from presence.model.durations import DurationError, clamp, format_duration, parse_duration
-from presence.model.times import parse_time
+from presence.model.times import parse_time, readable_time
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -218,8 +218,8 @@ def is_newer(candidate: str, known: str) -> bool:
     return first > second
 
 
-def parse_claim(body: Body, bounds: Bounds) -> Claim:
-    """The facts of a PresenceClaim as the API server returned it.
+def parse_claim(body: Body, bounds: Bounds, latest: float | None = None) -> Claim:
+    """The facts of a PresenceClaim as the API server returned it. Heartbeats stamped after `latest` do not count.
 
     Raises:
         KeyError, ValueError, TypeError: the body is no PresenceClaim that the schema admits.
@@ -235,7 +235,7 @@ def parse_claim(body: Body, bounds: Bounds) -> Claim:
         resource_version=metadata["resourceVersion"],
         generation=metadata.get("generation", 0),
         created=parse_time(metadata["creationTimestamp"]),
-        alive=last_sign_of_life(body),
+        alive=last_sign_of_life(body, latest),
         ttl=ttl,
         ttl_fault=fault,
         lapsed=_lapsed(annotations.get(kinds.LAPSED_ANNOTATION), metadata["creationTimestamp"]),
@@ -256,8 +256,8 @@ def parse_claim(body: Body, bounds: Bounds) -> Claim:
     )
 
 
-def parse_session(body: Body, bounds: Bounds) -> Session:
-    """The facts of an AgentSession as the API server returned it.
+def parse_session(body: Body, bounds: Bounds, latest: float | None = None) -> Session:
+    """The facts of an AgentSession as the API server returned it. Heartbeats stamped after `latest` do not count.
 
     Raises:
         KeyError, ValueError, TypeError: the body is no AgentSession that the schema admits.
@@ -271,7 +271,7 @@ def parse_session(body: Body, bounds: Bounds) -> Session:
         resource_version=metadata["resourceVersion"],
         generation=metadata.get("generation", 0),
         created=parse_time(metadata["creationTimestamp"]),
-        alive=last_sign_of_life(body),
+        alive=last_sign_of_life(body, latest),
         ttl=ttl,
         ttl_fault=fault,
         session_id=spec["sessionId"],
@@ -309,15 +309,9 @@ def _ttl(text: str | None, bounds: Bounds) -> tuple[float, str]:
 def _lapsed(text: str | None, created: str) -> float | None:
     if text is None:
         return None
-    try:
-        return parse_time(text)
-    except ValueError:
-        # The holder gave the claim up; at which second it ended is all that is unknown.
-        return parse_time(created)
-
-
-def _time(text: str | None) -> float | None:
-    return parse_time(text) if text else None
+    lapsed = readable_time(text)
+    # The holder gave the claim up; at which second it ended is all that may be unknown.
+    return parse_time(created) if lapsed is None else lapsed
 
 
 def _conditions(items: Any) -> tuple[Condition, ...]:
@@ -327,7 +321,7 @@ def _conditions(items: Any) -> tuple[Condition, ...]:
             status=item["status"],
             reason=item.get("reason", ""),
             message=item.get("message", ""),
-            since=parse_time(item["lastTransitionTime"]) if item.get("lastTransitionTime") else 0.0,
+            since=readable_time(item.get("lastTransitionTime")) or 0.0,
         )
         for item in items or ()
     )
@@ -346,15 +340,15 @@ def _release(said: Body | None) -> Release | None:
 
 
 def _peers(items: Any) -> tuple[Peer, ...]:
-    return tuple(Peer(item["name"], item["session"], parse_time(item["since"])) for item in items or ())
+    return tuple(Peer(item["name"], item["session"], readable_time(item["since"]) or 0.0) for item in items or ())
 
 
 def _claim_status(status: Body) -> ClaimStatus:
     return ClaimStatus(
         phase=status.get("phase", ""),
-        granted_at=_time(status.get("grantedAt")),
-        expires_at=_time(status.get("expiresAt")),
-        ended_at=_time(status.get("endedAt")),
+        granted_at=readable_time(status.get("grantedAt")),
+        expires_at=readable_time(status.get("expiresAt")),
+        ended_at=readable_time(status.get("endedAt")),
         conflicts_with=_peers(status.get("conflictsWith")),
         conditions=_conditions(status.get("conditions")),
         observed_generation=status.get("observedGeneration", 0),
@@ -367,9 +361,9 @@ def _claim_status(status: Body) -> ClaimStatus:
 def _session_status(status: Body) -> SessionStatus:
     return SessionStatus(
         phase=status.get("phase", ""),
-        started_at=_time(status.get("startedAt")),
-        expires_at=_time(status.get("expiresAt")),
-        ended_at=_time(status.get("endedAt")),
+        started_at=readable_time(status.get("startedAt")),
+        expires_at=readable_time(status.get("expiresAt")),
+        ended_at=readable_time(status.get("endedAt")),
         active_claims=status.get("activeClaims", 0),
         conditions=_conditions(status.get("conditions")),
         observed_generation=status.get("observedGeneration", 0),

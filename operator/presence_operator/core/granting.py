@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from presence.model import kinds
 from presence.model.names import lease_name
 from presence.model.queue import shown_position
-from presence.model.times import format_micro_time, parse_time
+from presence.model.times import format_micro_time, readable_time
 from presence_operator.core.actions import Failed, Gone, Held
 
 if TYPE_CHECKING:
@@ -283,7 +283,7 @@ def parse_lease(body: Mapping[str, Any], namespace: str, resource: str) -> Lease
         session=annotations.get(kinds.SESSION_ANNOTATION, ""),
         token=int(token) if token.isdecimal() and len(token) < 19 else 0,
         transitions=spec.get("leaseTransitions") or 0,
-        acquired=parse_time(spec["acquireTime"]) if spec.get("acquireTime") else 0.0,
+        acquired=readable_time(spec.get("acquireTime")) or 0.0,
         unfenced=kinds.UNFENCED_ANNOTATION in annotations,
     )
 

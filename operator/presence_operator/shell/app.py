@@ -119,7 +119,8 @@ class _Operator:
         self._board = Board(policy, observer=self, shift=connection.clock.shift)
         metrics.observe_board(self._board.snapshot, connection.server_now)
         metrics.observe_limits(self._board.limiter.figures)
-        self._intake = Intake(self._board, Bounds(settings.min_ttl, settings.max_ttl), metrics, self._wake)
+        bounds = Bounds(settings.min_ttl, settings.max_ttl)
+        self._intake = Intake(self._board, bounds, metrics, self._wake, connection.server_now)
         self._effects = Effects(connection, self._intake, metrics, self._leading, self._board.is_over)
         self._recorder = Recorder(connection, metrics, settings.event_rate, settings.identity)
         self._runtime = Runtime(

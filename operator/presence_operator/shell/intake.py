@@ -22,13 +22,24 @@ _REMEMBERED = 10_000
 
 
 class Intake:
-    """Parses bodies and puts them on the Board. `wake` is called when there may be something to decide."""
+    """Parses bodies and puts them on the Board.
 
-    def __init__(self, board: Board, bounds: Bounds, metrics: Metrics, wake: Callable[[], None]) -> None:
+    `wake` is called when there may be something to decide. `server_now` is the API server's time once it is known.
+    """
+
+    def __init__(
+        self,
+        board: Board,
+        bounds: Bounds,
+        metrics: Metrics,
+        wake: Callable[[], None],
+        server_now: Callable[[], float],
+    ) -> None:
         self._board = board
         self._bounds = bounds
         self._metrics = metrics
         self._wake = wake
+        self._server_now = server_now
         self._reported: dict[tuple[str, int], None] = {}
         self._written: dict[str, None] = {}
 
@@ -60,7 +71,12 @@ class Intake:
     def parse(self, kind: type[Claim | Session], body: Mapping[str, Any]) -> Claim | Session | None:
         """The facts of a body; None when they cannot be made out, which is logged once and counted."""
         try:
-            return parse_claim(body, self._bounds) if kind is Claim else parse_session(body, self._bounds)
+            latest = self._server_now() + self._bounds.highest
+        except LookupError:
+            latest = None
+        try:
+            parse = parse_claim if kind is Claim else parse_session
+            return parse(body, self._bounds, latest)
         except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
             self._report(kind, body, error)
             return None

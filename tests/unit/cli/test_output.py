@@ -7,7 +7,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from presence.output import Column, Paint, age, clean, fit, fold, pad, quoted, room, table, wants_colour, width
+from presence.output import (
+    Column,
+    Paint,
+    age,
+    bounded,
+    clean,
+    fit,
+    fold,
+    named,
+    pad,
+    quoted,
+    room,
+    table,
+    wants_colour,
+    width,
+)
 
 PLAIN = Paint(False)
 anything = st.text(st.characters(), max_size=60)
@@ -30,6 +45,8 @@ anything = st.text(st.characters(), max_size=60)
         ("zero\u200bwidth\ufeff", "zerowidth"),
         ("tag\U000e0041", "tag"),
         ("lone\ud800", "lone"),
+        ("blank\u2800\u034f\u180c", "blank"),
+        ("pile" + "\u0301" * 50, "pile" + "\u0301" * 3),
         ("漢字 naïve 🚧", "漢字 naïve 🚧"),
     ],
 )
@@ -155,3 +172,26 @@ def test_columns_wins_and_pipes_have_no_width() -> None:
     assert room(io.StringIO(), {}) is None
     assert room(io.StringIO(), {"COLUMNS": "72"}) == 72
     assert room(io.StringIO(), {"COLUMNS": "0"}) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("alice@laptop@a1b2c3d4", "alice@laptop@a1b2c3d4"),
+        ("naïve", "naïve"),
+        ("", ""),
+        ("Alice Smith", '"Alice Smith"'),
+        ("bob (me)", '"bob (me)"'),
+        ("(me)bob", '"(me)bob"'),
+        ('bob"', '"bob\\""'),
+        ("bob\u00a0(me)", '"bob\u00a0(me)"'),
+        ("bob\n\x1b[31mDEFER", '"bob DEFER"'),
+    ],
+)
+def test_a_name_that_is_no_single_word_is_quoted(text: str, shown: str) -> None:
+    assert named(text) == shown
+
+
+def test_lines_beyond_the_limit_are_counted() -> None:
+    assert bounded(["a", "b"], 2, "see x") == ["a", "b"]
+    assert bounded(["a", "b", "c"], 2, "see x") == ["a", "b", "presence: and 1 more; see x"]

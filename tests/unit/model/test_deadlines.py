@@ -4,7 +4,15 @@ from typing import Any
 
 import pytest
 
-from presence.model.deadlines import claim_deadline, is_live, session_deadline, session_stale_at, ttl_of
+from presence.model.deadlines import (
+    claim_deadline,
+    is_live,
+    last_sign_of_life,
+    make_honest,
+    session_deadline,
+    session_stale_at,
+    ttl_of,
+)
 from presence.model.times import format_time, parse_time
 
 NOON = parse_time("2026-11-20T12:00:00Z")
@@ -113,3 +121,48 @@ def test_the_end_of_its_session_ends_a_claim() -> None:
     session = an_object(beat=NOON + 50, state="Completed")
 
     assert not is_live(an_object(ttl="1m"), NOON + 1, session)
+
+
+def test_a_heartbeat_from_the_future_does_not_count() -> None:
+    claim = an_object(ttl="1m", beat=NOON + 86_400)
+    claim["metadata"]["managedFields"].append({**claim["metadata"]["managedFields"][0], "time": format_time(NOON + 40)})
+
+    assert last_sign_of_life(claim, NOON + 3600) == NOON + 40
+    assert last_sign_of_life(claim) == NOON + 86_400
+
+
+@pytest.mark.parametrize("stamp", ["0000-01-01T00:00:00Z", "2026-11-20T23:59:60Z", "soon", None])
+def test_a_heartbeat_whose_stamp_cannot_be_read_does_not_count(stamp: str | None) -> None:
+    claim = an_object(ttl="1m", beat=NOON + 40)
+    claim["metadata"]["managedFields"][0]["time"] = stamp
+
+    assert claim_deadline(claim) == NOON + 60
+
+
+@pytest.mark.parametrize("fields", [None, {}, {"f:metadata": None}, {"f:metadata": {"f:annotations": None}}])
+def test_managed_fields_of_any_shape_that_the_api_takes_are_read(fields: Any) -> None:
+    claim = an_object(ttl="1m", beat=NOON + 40)
+    claim["metadata"]["managedFields"][0]["fieldsV1"] = fields
+
+    assert claim_deadline(claim) == NOON + 60
+
+
+def test_a_reader_forgets_the_times_that_nobody_honest_wrote() -> None:
+    claim = an_object(ttl="1m", beat=NOON + 40)
+    honest = claim["metadata"]["managedFields"][0]
+    forged = [{**honest, "time": stamp} for stamp in ("2099-01-01T00:00:00Z", "0000-01-01T00:00:00Z")]
+    claim["metadata"]["managedFields"] = [*forged, honest, {"manager": "without a time"}]
+    claim["status"] = {"phase": "Active", "expiresAt": "0000-01-01T00:00:00Z", "grantedAt": "2026-11-20T12:00:00Z"}
+
+    make_honest(claim, NOON)
+
+    assert claim["metadata"]["managedFields"] == [honest, {"manager": "without a time"}]
+    assert claim["status"] == {"phase": "Active", "grantedAt": "2026-11-20T12:00:00Z"}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(-1e12, "0001-01-01T00:00:00Z"), (1e12, "9999-12-31T23:59:59Z"), (NOON, "2026-11-20T12:00:00Z")],
+)
+def test_every_time_can_be_written(seconds: float, text: str) -> None:
+    assert format_time(seconds) == text

@@ -49,7 +49,7 @@ class Answers:
 @pytest.mark.parametrize("names", [NAMES[:3], NAMES], ids=["one by one", "by a list"])
 def test_a_session_that_cannot_be_understood_is_told_from_one_that_is_gone(names: tuple[str, ...]) -> None:
     metrics = Metrics()
-    intake = Intake(Board(cast("Any", None)), Bounds(), metrics, lambda: None)
+    intake = Intake(Board(cast("Any", None)), Bounds(), metrics, lambda: None, lambda: 0.0)
     effects = Effects(cast("Connection", Answers()), intake, metrics, lambda: True, lambda *_: False)
     outcome = asyncio.run(effects.perform(VerifySessions("board", names, frozenset(), (), 2)))
     assert isinstance(outcome, Verified)

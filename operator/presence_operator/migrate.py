@@ -170,11 +170,11 @@ def plan(migrations: Sequence[Migration], applied: Sequence[Applied]) -> tuple[S
     newest = migrations[-1].version
     newer = too_new(applied, newest)
     if newer is not None:
-        done = "applied" if newer.finished else "begun"
+        state = "applied" if newer.finished else "begun"
         since = "" if newer.serves is None else f" and serves operators of schema {newer.serves} and newer"
         raise MigrationError(
-            f"the database is too new: {newer.name} has been {done}{since}, these files end with {newest:04d}; nothing was "
-            "changed. Go on with the version that brought it, or restore the database from before it"
+            f"the database is too new: {newer.name} has been {state}{since}, these files end with {newest:04d}; "
+            "nothing was changed. Go on with the version that brought it, or restore the database from before it"
         )
     steps = []
     for migration in migrations:

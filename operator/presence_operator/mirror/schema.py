@@ -142,7 +142,7 @@ def read_applied(connection: Connection) -> tuple[Applied, ...]:
 
 
 def too_new(applied: Iterable[Applied], wanted: int) -> Applied | None:
-    """The first migration after which an operator that needs the schema `wanted` cannot work; None when there is none."""
+    """The first migration after which an operator that needs the schema `wanted` cannot work, if there is one."""
     for each in applied:
         if each.version > wanted and each.touched and (each.serves is None or each.serves > wanted):
             return each
@@ -186,7 +186,7 @@ def _served(name: str, text: str, version: int) -> int:
         return version
     if len(said) > 1 or not re.fullmatch(r" \d{4}", said[0]) or not 1 <= int(said[0]) <= version:
         raise MigrationError(
-            f"{name}: write one line '-- serves: {max(version - 1, 1):04d}' with the oldest schema whose operators go on "
-            f"working after it, at most {version:04d}; or none, when no older one does"
+            f"{name}: write one line '-- serves: {max(version - 1, 1):04d}' with the oldest schema whose operators go "
+            f"on working after it, at most {version:04d}; or none, when no older one does"
         )
     return int(said[0])

@@ -143,7 +143,7 @@ def test_a_migration_says_which_older_operators_go_on_working(tmp_path: Path) ->
     assert [each.serves for each in load_migrations(tmp_path)] == [1, 1]
     for wrong in ("-- serves: 0003", "-- serves: all", "-- serves: 1", "-- serves: 0001\n-- serves: 0002"):
         (tmp_path / "0002_b.sql").write_text(f"{wrong}\nSELECT 1;\n")
-        with pytest.raises(MigrationError, match="0002_b.sql: write one line '-- serves: 0001'"):
+        with pytest.raises(MigrationError, match=r"0002_b\.sql: write one line '-- serves: 0001'"):
             load_migrations(tmp_path)
 
 

@@ -2,55 +2,32 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from devcluster import Cluster, Toolchain, image, terraform
+from devcluster import Toolchain, image, terraform
 from presence_operator.mirror.dsn import Dsn
 from support.dolt import Database
-from support.kube import ApiError, Kube
+from support.kube import ApiError
 from support.terraform import Terraform
 from support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
+
+    from devcluster import Cluster
+    from support.kube import Kube
 
     Body = dict[str, Any]
 
 IMAGE = image.OPERATOR_IMAGE
 CRDS = ["agentsessions.presence.dev", "presenceclaims.presence.dev"]
 COLUMNS = ["session_id", "resource_label", "purpose", "claimed_at", "expires_at", "host", "user", "agent_name"]
-
-
-@pytest.fixture(scope="module")
-def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A cluster of its own, because destroy takes the definitions, and so every claim of a cluster, away.
-
-    PRESENCE_TEST_NODE_CLUSTER names the directory of a running cluster with a node to use instead.
-    """
-    given = os.environ.get("PRESENCE_TEST_NODE_CLUSTER")
-    if given:
-        running = Cluster(Path(given))
-        running.load_image(image.build_operator())
-        yield running
-        return
-    with Cluster(tmp_path_factory.mktemp("terraform") / "cluster", name=f"tf-{os.getpid()}") as fresh:
-        fresh.up(node=True, dolt=True)
-        fresh.load_image(image.build_operator())
-        yield fresh
-
-
-@pytest.fixture(scope="module")
-def kube(ground: Cluster) -> Iterator[Kube]:
-    client = Kube(ground.server_url, ground.token, str(ground.ca_file))
-    yield client
-    client.close()
 
 
 class Site:
